@@ -1,0 +1,120 @@
+"""What a reader must know before believing the numbers of a sweep."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from bnsweep.analysis.gallery import MOST_FACETS
+from bnsweep.analysis.ranges import FacetRanges
+from bnsweep.analysis.tables import number_text
+from bnsweep.trial import Value
+
+if TYPE_CHECKING:
+    from bnsweep.analysis.results import Results
+
+__all__ = ["cautions"]
+
+
+def cautions(results: Results) -> list[str]:
+    """Return warnings about a sweep, the gravest first, one or two sentences each."""
+    found = [*_unfinished(results), *_seeds(results), *_sameness(results)]
+    for ranges in results.ranges:
+        found.extend(_grid(ranges))
+    if len(results.ranges) > MOST_FACETS:
+        left = len(results.ranges) - MOST_FACETS
+        found.append(f"{left} further settings are in the tables but not in the figures.")
+    return found + list(results.ledger_warnings)
+
+
+def _unfinished(results: Results) -> Iterator[str]:
+    if not results.records:
+        yield "No trial has finished: there is nothing to show yet."
+    elif results.missing:
+        yield (
+            f"Unfinished: {results.missing} of {results.planned} trials are missing. Means are over what is "
+            "there and may change."
+        )
+    if results.failed:
+        attempts = sum(results.failed.values())
+        yield (
+            f"{_trials(len(results.failed))} failed ({attempts} attempts) and count as missing; the "
+            "tracebacks are in the ledger, in failure.*.json beside the trial."
+        )
+    states = Counter(record.state.value for record in results.records)
+    if results.records and states["diverged"] == len(results.records):
+        yield "Every finished trial diverged; all aggregates are at chance by definition."
+    if states["stopped"]:
+        yield (
+            f"{_trials(states['stopped'])} stopped early; their final readings are from earlier steps than "
+            "those of the others, which favours whatever learns fast. Treat comparisons as exploratory."
+        )
+    if results.outside:
+        yield f"{_trials(results.outside)} in the ledger not part of the present plan, and left out."
+
+
+def _seeds(results: Results) -> Iterator[str]:
+    conditions = results.conditions
+    if conditions.empty:
+        return
+    done = conditions.loc[conditions["done"] > 0, "done"]
+    if done.nunique() > 1:
+        yield (
+            f"Conditions have unequal numbers of finished seeds, from {done.min()} to {done.max()}: those "
+            "with fewer are less certain, and seeds do not pair everywhere."
+        )
+    if len(done) and done.max() == 1:
+        yield "One seed a condition: differences between arms cannot be told from chance, and no band is drawn."
+    elif len(done) and done.max() < 5:
+        yield f"{done.max()} seeds a condition at most: intervals are wide and rough."
+
+
+def _sameness(results: Results) -> Iterator[str]:
+    prints: dict[Value, set[str]] = {}
+    for record in results.records:
+        prints.setdefault(record.parameters["dataset"], set()).add(record.fingerprint)
+    for name in sorted(str(name) for name, found in prints.items() if len(found) > 1):
+        yield f"Trials on {name} were trained on different data (their fingerprints differ)."
+    for key, what in (("device", "devices"), ("torch", "versions of torch")):
+        seen = Counter(str(one.environment[key]) for one in results.records if key in one.environment)
+        if len(seen) > 1:
+            listed = ", ".join(f"{name} ({number} trials)" for name, number in sorted(seen.items()))
+            yield f"Trials ran with different {what}: {listed}."
+    if len(results.trials) and results.trials["classes"].isna().any():
+        yield "The number of classes of some data is not known: diverged trials on it count as accuracy 0."
+
+
+def _grid(ranges: FacetRanges) -> Iterator[str]:
+    where = f" ({ranges.facet})" if ranges.facet else ""
+    if len(ranges.lrs) == 1:
+        yield f"One learning rate{where}: nothing can be said about ranges of learning rates."
+        return
+    if not any(arm.trains for arm in ranges.arms):
+        yield f"No arm trains at any learning rate{where}."
+    grids = {arm.lrs for arm in ranges.arms}
+    if len(grids) > 1:
+        yield (
+            f"Arms have finished trials at different learning rates{where}: compare ranges only where their "
+            "grids agree."
+        )
+    for kind, said in (
+        ("best at the largest lr", "are best at the largest learning rate {lr}: their best may lie beyond"),
+        ("best at the smallest lr", "are best at the smallest learning rate {lr}: their best may lie below"),
+        (
+            "trains at the largest lr",
+            "still train at the largest learning rate {lr}: their range may reach further",
+        ),
+        (
+            "trains at the smallest lr",
+            "still train at the smallest learning rate {lr}: their range may begin lower",
+        ),
+    ):
+        arms = [arm for arm in ranges.arms if kind in arm.edges]
+        for lr in sorted({arm.lrs[-1 if "largest" in kind else 0] for arm in arms}):
+            names = [arm.arm for arm in arms if lr == arm.lrs[-1 if "largest" in kind else 0]]
+            yield f"Grid edge{where}: {', '.join(names)} {said.format(lr=number_text(lr))}."
+
+
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"

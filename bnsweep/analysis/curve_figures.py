@@ -1,0 +1,218 @@
+"""What happens during training: learning curves, and the probes' readings by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bnsweep.analysis.styles import INK, QUIET, ArmStyle, new_figure
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    Array = npt.NDArray[np.float64]
+
+__all__ = ["Curves", "Panel", "band_figure", "curves_figure"]
+
+BINS = 120
+"""Curves of more points than this are averaged within that many equal stretches of steps."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes with a curve for every arm.
+
+    Attributes:
+        reading: Name of the reading.
+        title: Short title.
+        ylabel: Axis label with the unit.
+        log: Logarithmic axis, and geometric means over seeds.
+        level: A horizontal line worth showing, with its name.
+        limits: Fixed ends of the axis.
+        percent: Multiply by 100.
+        fill: What a diverged seed counts as after it diverged; ``None`` ends its curve.
+    """
+
+    reading: str
+    title: str
+    ylabel: str
+    log: bool = False
+    level: tuple[float, str] | None = None
+    limits: tuple[float, float] | None = None
+    percent: bool = False
+    fill: float | None = None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Readings of some trials by arm.
+
+    Attributes:
+        frame: Columns ``trial_id``, ``name``, ``step``, ``value``.
+        trials: Trial ids of each arm, one a seed.
+        diverged: The step at which a trial diverged, of those that did.
+    """
+
+    frame: pd.DataFrame
+    trials: Mapping[str, Sequence[str]]
+    diverged: Mapping[str, int]
+
+    def has(self, reading: str) -> bool:
+        """Tell whether any trial has a finite reading of that name."""
+        import numpy as np
+
+        values = self.frame.loc[self.frame["name"] == reading, "value"]
+        ids = {trial for own in self.trials.values() for trial in own}
+        inside = self.frame.loc[values.index, "trial_id"].isin(ids)
+        return bool(np.isfinite(values[inside]).any())
+
+    def pivot(self, arm: str, reading: str) -> pd.DataFrame:
+        """Return steps × seeds of one arm; NaN where a seed has no finite reading."""
+        import numpy as np
+
+        frame = self.frame
+        keep = (frame["name"] == reading) & frame["trial_id"].isin(self.trials[arm])
+        table = frame[keep].assign(trial_id=frame.loc[keep, "trial_id"].astype(str))
+        wide = table.pivot_table(index="step", columns="trial_id", values="value", dropna=False)
+        wide = wide.reindex(columns=[trial for trial in self.trials[arm] if trial in wide])
+        return wide.where(np.isfinite(wide))
+
+
+def _prepared(curves: Curves, arm: str, panel: Panel) -> pd.DataFrame:
+    """Return steps × seeds as plotted: filled after divergence, in percent, binned."""
+    import numpy as np
+    import pandas as pd
+
+    wide = curves.pivot(arm, panel.reading)
+    if panel.fill is not None:
+        for trial in wide.columns:
+            if trial in curves.diverged:
+                late = wide.index >= curves.diverged[trial]
+                wide.loc[late, trial] = panel.fill
+    if panel.percent:
+        wide = 100 * wide
+    if panel.log:
+        wide = wide.where(wide > 0).apply(np.log10)
+    if len(wide) > BINS:
+        steps = wide.index.to_numpy(dtype=float)
+        bins = np.minimum(((steps - steps[0]) / (steps[-1] - steps[0]) * BINS).astype(int), BINS - 1)
+        wide = wide.groupby(bins).mean()
+        wide.index = pd.Index([float(steps[bins == number].mean()) for number in wide.index])
+    return wide.rpow(10.0) if panel.log else wide
+
+
+def _mean(wide: pd.DataFrame, log: bool) -> Array:
+    """Return the mean over the seeds present at each step; geometric on a logarithmic axis."""
+    import numpy as np
+
+    if log:
+        return np.asarray(10 ** np.log10(wide).mean(axis=1), dtype=float)
+    return np.asarray(wide.mean(axis=1), dtype=float)
+
+
+def draw_panel(axes: Axes, curves: Curves, panel: Panel, styles: Mapping[str, ArmStyle]) -> None:
+    """Draw every arm of one reading: its seeds faint, their mean bold, a cross where one diverged."""
+    if panel.log:
+        axes.set_yscale("log", nonpositive="mask")
+    for index, arm in enumerate(curves.trials):
+        wide, style = _prepared(curves, arm, panel), styles[arm]
+        if wide.dropna(how="all").empty:
+            continue
+        steps = wide.index.to_numpy(dtype=float)
+        for trial in wide.columns:
+            axes.plot(steps, wide[trial], color=style.color, linewidth=0.6, alpha=0.3, zorder=2)
+            _cross(axes, wide, trial, curves, style)
+        every = max(1, len(steps) // 7)
+        start = (index * max(1, every // max(1, len(curves.trials)))) % every
+        axes.plot(
+            steps, _mean(wide, panel.log), color=style.color, linestyle=style.dash, zorder=4, label=arm,
+            marker=style.marker, markevery=(start, every), markeredgecolor="white", markeredgewidth=0.5,
+        )  # fmt: skip
+    _decorate(axes, panel)
+
+
+def _cross(axes: Axes, wide: pd.DataFrame, trial: str, curves: Curves, style: ArmStyle) -> None:
+    """Mark the last reading of a seed before it diverged."""
+    if trial not in curves.diverged:
+        return
+    before = wide.loc[wide.index < curves.diverged[trial], trial].dropna()
+    if len(before):
+        axes.scatter([before.index[-1]], [before.iloc[-1]], marker="x", s=22, color=style.color, zorder=5)
+
+
+def _decorate(axes: Axes, panel: Panel) -> None:
+    axes.set_title(panel.title)
+    axes.set_ylabel(panel.ylabel + (", log scale" if panel.log else ""))
+    axes.set_xlabel("step (optimizer updates)")
+    if panel.limits:
+        axes.set_ylim(*panel.limits)
+    if panel.level and math.isfinite(panel.level[0]):
+        axes.axhline(panel.level[0], color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+        axes.annotate(
+            panel.level[1], (1, panel.level[0]), xycoords=("axes fraction", "data"), xytext=(-2, 2),
+            textcoords="offset points", ha="right", va="bottom", fontsize=7.5, color=QUIET,
+        )  # fmt: skip
+
+
+def curves_figure(
+    rows: Sequence[tuple[Curves, Sequence[Panel], Mapping[str, str]]], styles: Mapping[str, ArmStyle]
+) -> Figure:
+    """Draw rows of panels, each row with its own trials and a legend beside it.
+
+    Args:
+        rows: For each row the curves, the panels, and the name of each arm in the legend.
+        styles: Style of every arm.
+    """
+    columns = max(len(panels) for _, panels, _ in rows)
+    figure = new_figure(3.6 * columns + 1.0, 2.75 * len(rows) + 0.15)
+    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for part, (curves, panels, names) in zip(parts, rows, strict=True):
+        grid = part.subplots(1, columns, squeeze=False)[0]
+        for axes, panel in zip(grid, panels, strict=False):
+            draw_panel(axes, curves, panel, styles)
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        handles = {line.get_label(): line for axes in grid for line in axes.get_lines()}
+        shown = [arm for arm in curves.trials if arm in handles]
+        part.legend(
+            [handles[arm] for arm in shown], [names.get(arm, arm) for arm in shown],
+            loc="outside lower center", ncols=min(4, len(shown) or 1), columnspacing=1.6,
+        )  # fmt: skip
+    return figure
+
+
+def band_figure(
+    curves: Curves, low: str, high: str, ylabel: str, title: str, styles: Mapping[str, ArmStyle]
+) -> Figure:
+    """Draw the band between two readings by step, one small panel an arm, on common axes."""
+    arms = list(curves.trials)
+    columns = min(4, len(arms))
+    rows = math.ceil(len(arms) / columns)
+    figure = new_figure(max(1.85 * columns + 0.9, 4.2), 1.75 * rows + 0.9)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, arm in zip(grid, arms, strict=False):
+        style = styles[arm]
+        axes.set_yscale("log", nonpositive="mask")
+        panels = [Panel(name, "", "", log=True) for name in (low, high)]
+        lower, upper = (_prepared(curves, arm, panel) for panel in panels)
+        lower, upper = lower.align(upper, join="inner")
+        steps = upper.index.to_numpy(dtype=float)
+        axes.fill_between(steps, _mean(lower, True), _mean(upper, True), color=style.color, alpha=0.35, lw=0)
+        for trial in upper.columns:
+            for side in (lower, upper):
+                axes.plot(steps, side[trial], color=style.color, linewidth=0.5, alpha=0.35)
+        for side in (lower, upper):
+            axes.plot(steps, _mean(side, True), color=style.color, linewidth=1.2)
+        axes.set_title(arm.replace(" ", "\n"), fontsize=8.5, color=INK)
+    for axes in grid[len(arms) :]:
+        axes.set_visible(False)
+    figure.supxlabel("step (optimizer updates)", fontsize=9)
+    figure.supylabel(f"{ylabel}, log scale", fontsize=9)
+    figure.suptitle(title, fontsize=9.5, fontweight="bold", x=0.01, ha="left")
+    return figure

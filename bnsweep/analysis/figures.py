@@ -1,0 +1,191 @@
+"""Final accuracy, or loss, against the learning rate, with each arm's range below it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bnsweep.analysis.intervals import MeanInterval
+from bnsweep.analysis.ranges import ArmRange, FacetRanges
+from bnsweep.analysis.styles import (
+    INK,
+    QUIET,
+    RULE,
+    ArmStyle,
+    encode,
+    lr_axis,
+    lr_step,
+    lr_text,
+    new_figure,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["FigureFile", "arm_figure", "finish", "lr_figure", "score_axis"]
+
+
+@dataclass(frozen=True)
+class FigureFile:
+    """A finished figure.
+
+    Attributes:
+        name: File name without its ending.
+        title: What it shows.
+        caption: What to see and how it was computed.
+        png: The figure as PNG.
+        svg: The figure as SVG.
+    """
+
+    name: str
+    title: str
+    caption: str
+    png: bytes
+    svg: bytes
+
+
+def finish(figure: Figure, name: str, title: str, caption: str) -> FigureFile:
+    """Encode a drawn figure."""
+    return FigureFile(name, title, caption, encode(figure, "png"), encode(figure, "svg"))
+
+
+def _shown(ranges: FacetRanges, score: float) -> float:
+    """Return a score as it is plotted: percent of accuracy, or the loss itself."""
+    value = ranges.metric.value(score)
+    return 100 * value if ranges.metric.kind == "accuracy" else value
+
+
+def score_axis(axes: Axes, ranges: FacetRanges) -> None:
+    """Label the axis of final readings, and mark the level of an untrained network."""
+    accuracy = ranges.metric.kind == "accuracy"
+    if accuracy:
+        axes.set_ylim(-2, 102)
+        axes.set_ylabel(f"final {ranges.metric.title.lower()} (%)")
+    else:
+        axes.set_yscale("log")
+        axes.set_ylabel(f"final {ranges.metric.title.lower()} (log scale)")
+    reference = _shown(ranges, ranges.reference)
+    if reference == reference:
+        axes.axhline(reference, color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+        name = f"chance, {reference:g} %" if accuracy else "initial loss"
+        axes.annotate(
+            name, (1, reference), xycoords=("axes fraction", "data"), xytext=(-3, 3),
+            textcoords="offset points", ha="right", va="bottom", fontsize=7.5, color=QUIET,
+        )  # fmt: skip
+
+
+def _band(ranges: FacetRanges, mean: MeanInterval) -> tuple[float, float]:
+    """Return the interval of a mean as plotted; accuracies end at 0 and 100 %."""
+    low, high = sorted((_shown(ranges, mean.low), _shown(ranges, mean.high)))
+    return (max(low, 0.0), min(high, 100.0)) if ranges.metric.kind == "accuracy" else (low, high)
+
+
+def lr_figure(ranges: FacetRanges, styles: dict[str, ArmStyle]) -> Figure:
+    """Draw the final reading against the learning rate: seeds, mean and interval of every arm.
+
+    Below it, one line an arm: the learning rates that train, with those as good as the best in bold.
+    """
+    count = len(ranges.arms)
+    figure = new_figure(7.4, 4.0 + 0.27 * count + 0.55)
+    top, bottom = figure.subplots(
+        2, 1, sharex=True, gridspec_kw={"height_ratios": [4.0, 0.27 * count + 0.25]}
+    )
+    slot = min(0.5 * lr_step(ranges.lrs), 0.3) / count
+    for index, arm in enumerate(ranges.arms):
+        _draw_arm(top, ranges, arm, styles[arm.arm], (index - (count - 1) / 2) * slot, slot)
+    score_axis(top, ranges)
+    top.set_title(f"{ranges.metric.title} at the end of training, by learning rate")
+    _draw_ranges(bottom, ranges, styles)
+    lr_axis(top, ranges.lrs, label=False)
+    lr_axis(bottom, ranges.lrs)
+    top.tick_params(axis="x", labelbottom=False)
+    return figure
+
+
+def _draw_arm(
+    axes: Axes, ranges: FacetRanges, arm: ArmRange, style: ArmStyle, offset: float, slot: float
+) -> None:
+    means = [_shown(ranges, mean.mean) for mean in arm.means]
+    bands = [_band(ranges, mean) for mean in arm.means]
+    axes.fill_between(
+        arm.lrs, [low for low, _ in bands], [high for _, high in bands],
+        color=style.color, alpha=0.13, linewidth=0, zorder=2,
+    )  # fmt: skip
+    _draw_seeds(axes, ranges, arm, style, offset, slot)
+    axes.plot(
+        arm.lrs, means, color=style.color, linestyle=style.dash, marker=style.marker, markersize=5.5,
+        markeredgecolor="white", markeredgewidth=0.6, zorder=4, label=arm.arm,
+    )  # fmt: skip
+
+
+def _draw_seeds(
+    axes: Axes, ranges: FacetRanges, arm: ArmRange, style: ArmStyle, offset: float, slot: float
+) -> None:
+    """Draw a dot for every seed, beside its learning rate, and a cross for a diverged one."""
+    for lr, values, flags in zip(arm.lrs, arm.values, arm.diverged, strict=True):
+        count = len(values)
+        places = [lr * 10 ** (offset + slot * 0.6 * ((i + 0.5) / count - 0.5)) for i in range(count)]
+        shown = [_shown(ranges, value) for value in values]
+        for wanted, marker, size in ((False, "o", 7), (True, "x", 16)):
+            chosen = [i for i in range(count) if flags[i] is wanted]
+            axes.scatter(
+                [places[i] for i in chosen], [shown[i] for i in chosen], s=size, marker=marker,
+                color=style.color, alpha=0.9 if wanted else 0.6, linewidths=0.9 if wanted else 0, zorder=3,
+            )  # fmt: skip
+
+
+def _draw_ranges(axes: Axes, ranges: FacetRanges, styles: dict[str, ArmStyle]) -> None:
+    """Draw which learning rates train, one line an arm; it is the legend of the panel above."""
+    count = len(ranges.arms)
+    for index, arm in enumerate(ranges.arms):
+        y, style = count - 1 - index, styles[arm.arm]
+        axes.plot([arm.lrs[0], arm.lrs[-1]], [y, y], color=RULE, linewidth=1, zorder=1)
+        for low, high in zip(arm.lrs, arm.lrs[1:], strict=False):
+            if low in arm.within and high in arm.within and arm.trains:
+                axes.plot([low, high], [y, y], color=style.color, alpha=0.28, linewidth=9, zorder=2,
+                          solid_capstyle="butt")  # fmt: skip
+            if low in arm.trains and high in arm.trains:
+                axes.plot([low, high], [y, y], color=style.color, linestyle=style.dash, zorder=3)
+        axes.plot(arm.trains, [y] * len(arm.trains), linestyle="none", marker=style.marker, markersize=6,
+                  color=style.color, markeredgecolor="white", markeredgewidth=0.6, zorder=4)  # fmt: skip
+        idle = [lr for lr in arm.lrs if lr not in arm.trains]
+        axes.plot(idle, [y] * len(idle), linestyle="none", marker="|", color=QUIET, markersize=5, zorder=2)
+        edge = bool(arm.trains) and arm.trains[-1] == arm.lrs[-1]
+        text = lr_text(arm.trains[-1]) + (" →" if edge else "") if arm.trains else "none"
+        axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5,
+                      color=INK, annotation_clip=False)  # fmt: skip
+    axes.annotate("largest", (1.01, 1), xycoords="axes fraction", xytext=(0, 3), fontsize=7.5,
+                  textcoords="offset points", va="bottom", color=QUIET)  # fmt: skip
+    axes.set_yticks(range(count), [arm.arm for arm in reversed(ranges.arms)])
+    axes.set_ylim(-0.6, count - 0.4)
+    axes.grid(False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_title("Learning rates that train", fontsize=8.5)
+
+
+def arm_figure(ranges: FacetRanges, styles: dict[str, ArmStyle]) -> Figure:
+    """Draw the final reading of every arm where the sweep has one learning rate."""
+    count = len(ranges.arms)
+    figure = new_figure(7.4, 4.0)
+    axes = figure.subplots()
+    for index, arm in enumerate(ranges.arms):
+        style, mean = styles[arm.arm], arm.means[0]
+        size = len(arm.values[0])
+        for i, (value, burst) in enumerate(zip(arm.values[0], arm.diverged[0], strict=True)):
+            axes.scatter(
+                [index + 0.3 * ((i + 0.5) / size - 0.5)], [_shown(ranges, value)], color=style.color,
+                s=24 if burst else 12, marker="x" if burst else "o", linewidths=1 if burst else 0,
+                alpha=0.9 if burst else 0.6, zorder=3,
+            )  # fmt: skip
+        low, high = _band(ranges, mean)
+        axes.plot([index - 0.27, index - 0.27], [low, high], color=style.color, linewidth=1.4, zorder=3)
+        axes.plot([index - 0.27], [_shown(ranges, mean.mean)], color=style.color, marker=style.marker,
+                  markersize=7, markeredgecolor="white", zorder=4)  # fmt: skip
+    axes.set_xticks(range(count), [arm.arm.replace(" ", "\n") for arm in ranges.arms])
+    axes.set_xlim(-0.6, count - 0.4)
+    axes.grid(False, axis="x")
+    score_axis(axes, ranges)
+    axes.set_title(f"{ranges.metric.title} at the end of training, lr {lr_text(ranges.lrs[0])}")
+    return figure

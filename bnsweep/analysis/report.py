@@ -1,0 +1,116 @@
+"""The report of a sweep: a page, figures and tables, made from the ledger alone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bnsweep.errors import BnsweepError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bnsweep.analysis.figures import FigureFile
+    from bnsweep.analysis.results import Results
+    from bnsweep.sweep.ledger import Ledger
+
+__all__ = ["Report", "make_report"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a report was written.
+
+    Attributes:
+        path: The HTML page; it needs no other file.
+        figures: PNG and SVG files.
+        tables: CSV files: ``trials.csv``, ``conditions.csv``, ``lr_range.csv``.
+        summary: The plain-text table that ends a run.
+    """
+
+    path: Path
+    figures: tuple[Path, ...]
+    tables: tuple[Path, ...]
+    summary: str
+
+
+def make_report(ledger: Ledger, out: Path | str | None = None) -> Report:
+    """Write the report of a sweep, finished or not.
+
+    The same ledger, read with the same versions of the libraries, gives the same bytes. Figures that
+    an earlier report left in the ledger's own report folder, and this one does not have, are removed.
+
+    Args:
+        ledger: The sweep's ledger.
+        out: Folder to write to; by default ``report`` inside the ledger.
+
+    Raises:
+        BnsweepError: If the folder cannot be written.
+        LedgerError: If the stored plan is damaged.
+    """
+    from bnsweep.analysis.gallery import draw_all
+    from bnsweep.analysis.page import render_page
+    from bnsweep.analysis.results import Results
+    from bnsweep.analysis.summary import text_summary
+
+    results = Results.read(ledger)
+    figures = draw_all(results)
+    folder = Path(out) if out is not None else ledger.report_dir
+    contents = _figure_contents(figures) | _table_contents(results)
+    contents["report.html"] = render_page(results, figures).encode()
+    try:
+        for name, content in contents.items():
+            _write(folder / name, content)
+        if out is None:
+            _remove_stale(folder / "figures", contents)
+    except OSError as error:
+        raise BnsweepError(
+            f"The report's folder must be writable, but writing in {folder} failed: "
+            f"{error.strerror or error}. Mend the permissions, or name another folder."
+        ) from error
+    return Report(
+        path=folder / "report.html",
+        figures=tuple(folder / name for name in contents if name.startswith("figures/")),
+        tables=tuple(folder / name for name in contents if name.startswith("tables/")),
+        summary=text_summary(results),
+    )
+
+
+def _figure_contents(figures: list[FigureFile]) -> dict[str, bytes]:
+    contents = {}
+    for figure in figures:
+        contents[f"figures/{figure.name}.png"] = figure.png
+        contents[f"figures/{figure.name}.svg"] = figure.svg
+    return contents
+
+
+def _table_contents(results: Results) -> dict[str, bytes]:
+    from bnsweep.analysis.ranges import range_table
+
+    tables = {
+        "trials": results.trials,
+        "conditions": results.conditions,
+        "lr_range": range_table(results.ranges),
+    }
+    return {f"tables/{name}.csv": _csv(table) for name, table in tables.items()}
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    """Return a table as CSV; numbers are written so that they read back exactly."""
+    return str(table.to_csv(index=False, lineterminator="\n")).encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_bytes(content)
+    scratch.replace(path)
+
+
+def _remove_stale(folder: Path, contents: dict[str, bytes]) -> None:
+    for path in folder.glob("*.*") if folder.is_dir() else ():
+        if path.suffix in (".png", ".svg") and f"figures/{path.name}" not in contents:
+            path.unlink()

@@ -1,0 +1,163 @@
+"""What a report needs of a sweep, read from its ledger in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from bnsweep.analysis.ranges import FacetRanges, facet_ranges
+from bnsweep.analysis.scores import class_count
+from bnsweep.analysis.tables import build_table, condition_table, facet_label, varying_parameters
+from bnsweep.errors import LedgerError
+from bnsweep.sweep.records import PlannedTrial, Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bnsweep.sweep.ledger import Ledger
+
+__all__ = ["Results"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A sweep's plan, finished trials and circumstances; build it with :meth:`read`.
+
+    Attributes:
+        ledger: Where they come from, and where curves are read when they are needed.
+        name: The sweep's name.
+        description: What the user wrote about it.
+        sweep_text: The sweep file as submitted.
+        plan: Planned trials, in order; empty where no plan was stored.
+        records: Outcomes of planned trials, in the plan's order.
+        outside: Records in the ledger that are not part of the plan; they are in no table.
+        failed: Failed attempts of planned trials without a record, by trial id.
+        environment: What the driver ran on.
+        ledger_warnings: What the ledger found wrong with its files.
+    """
+
+    ledger: Ledger
+    name: str
+    description: str
+    sweep_text: str
+    plan: tuple[PlannedTrial, ...]
+    records: tuple[Record, ...]
+    outside: int
+    failed: Mapping[str, int]
+    environment: Mapping[str, Any]
+    ledger_warnings: tuple[str, ...]
+
+    @classmethod
+    def read(cls, ledger: Ledger) -> Results:
+        """Read everything but the curves.
+
+        Raises:
+            LedgerError: If the stored plan is damaged.
+        """
+        stored, plan = ledger.plan(), ledger.planned()
+        order = {trial.trial_id: index for index, trial in enumerate(plan)}
+        found = list(ledger.records())
+        inside = [record for record in found if not order or record.trial_id in order]
+        inside.sort(key=lambda record: (order.get(record.trial_id, 0), record.trial_id))
+        return cls(
+            ledger=ledger,
+            name=str(stored.get("name") or ledger.name),
+            description=str(stored.get("description") or ""),
+            sweep_text=ledger.sweep_text() or "",
+            plan=tuple(plan),
+            records=tuple(inside),
+            outside=len(found) - len(inside),
+            failed={key: n for key, n in ledger.failed().items() if not order or key in order},
+            environment=ledger.environment(),
+            ledger_warnings=tuple(ledger.warnings),
+        )
+
+    @property
+    def planned(self) -> int:
+        """Number of trials that the sweep consists of."""
+        return len(self.plan) or len(self.records)
+
+    @property
+    def missing(self) -> int:
+        """Number of planned trials without a record, failed ones included."""
+        return self.planned - len(self.records)
+
+    @cached_property
+    def plan_hash(self) -> str:
+        """First 16 hex digits of the SHA-256 of the planned trials' ids, in order."""
+        ids = [trial.trial_id for trial in self.plan] or [one.trial_id for one in self.records]
+        return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
+
+    @cached_property
+    def varying(self) -> tuple[str, ...]:
+        """Parameters that take two values or more in the sweep."""
+        return varying_parameters(one.config for one in (self.plan or self.records))
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """One row a finished trial; see :func:`bnsweep.analysis.tables.build_table`."""
+        return build_table(self.records, self.plan, self._initial_losses())
+
+    @cached_property
+    def conditions(self) -> pd.DataFrame:
+        """One row a condition; see :func:`bnsweep.analysis.tables.condition_table`."""
+        return condition_table(self.trials, self.plan)
+
+    @cached_property
+    def arms(self) -> tuple[str, ...]:
+        """Arms in the plan's order."""
+        return tuple(dict.fromkeys(self.conditions["arm"])) if len(self.conditions) else ()
+
+    @cached_property
+    def ranges(self) -> tuple[FacetRanges, ...]:
+        """The arms of every facet compared, facets in the plan's order."""
+        found = []
+        for facet in dict.fromkeys(self.trials["facet"]):
+            ranges = facet_ranges(self.trials[self.trials["facet"] == facet], self.arms)
+            if ranges is not None:
+                found.append(ranges)
+        return tuple(found)
+
+    def facet_parameters(self, facet: str) -> Mapping[str, Any]:
+        """Return the parameters of one finished trial of a facet."""
+        for record in self.records:
+            if facet_label(record.parameters, self.varying) == facet:
+                return record.parameters
+        raise LedgerError(f"The sweep must have a finished trial with {facet}, but has none.")
+
+    def curves(self, trial_ids: Sequence[str], names: Sequence[str]) -> pd.DataFrame:
+        """Return network-wide readings of some trials.
+
+        Args:
+            trial_ids: The trials.
+            names: The readings.
+
+        Returns:
+            Columns ``trial_id``, ``name``, ``step``, ``value``.
+        """
+        import pandas as pd
+
+        table = self.ledger.read_all_curves(trial_ids, names)
+        keep = table["layer"].to_numpy() == 0
+        columns = {
+            "trial_id": table["trial_id"].to_pandas(),
+            "name": table["name"].to_pandas(),
+            "step": table["step"].to_numpy(),
+            "value": table["value"].to_numpy(),
+        }
+        frame = pd.DataFrame({name: column[keep] for name, column in columns.items()})
+        return frame.reset_index(drop=True)
+
+    def _initial_losses(self) -> dict[str, float]:
+        """Read the first training loss of every trial of a regression."""
+        trials = [record.trial_id for record in self.records if class_count(record) == 0]
+        if not trials:
+            return {}
+        curves = self.curves(trials, ("train_loss",)).sort_values("step", kind="stable")
+        first = curves.dropna(subset=["value"]).groupby("trial_id", observed=True)["value"].first()
+        finite = first[first.abs() < float("inf")]
+        return {str(trial): float(value) for trial, value in finite.items()}

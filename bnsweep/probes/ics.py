@@ -1,0 +1,171 @@
+r"""Internal covariate shift as the paper defines it: how far earlier layers' updates move a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from bnsweep.probes.gradients import LossFn, Params, member_gradients
+from bnsweep.probes.reductions import member_cosine, member_norm
+
+__all__ = ["ICSReading", "LayerBlock", "internal_covariate_shift"]
+
+
+class LayerBlock(Protocol):
+    """What the probe needs to know of a weight layer; ``bnsweep.models.LayerInfo`` is one."""
+
+    @property
+    def weight(self) -> str:
+        """Name of the layer's weight."""
+
+    @property
+    def block(self) -> Sequence[str]:
+        """Names of all the layer's parameters: weight, bias, and those of its norm."""
+
+
+@dataclass(frozen=True)
+class ICSReading:
+    r"""Internal covariate shift of the measured layers, one column a member.
+
+    All are float64 on the CPU, ``[n, K]`` for ``n`` measured layers.
+
+    Attributes:
+        layers: The measured layers, 1-based over weight layers.
+        l2: :math:`\lVert G_i - G_i' \rVert_2`; 0 where there is no shift.
+        cosine: Cosine of the angle between both gradients; 1 where there is no shift, NaN where
+            one of the two is zero.
+        relative: ``l2`` divided by :math:`\lVert G_i \rVert_2`; NaN where :math:`G_i` is zero.
+    """
+
+    layers: tuple[int, ...]
+    l2: Tensor
+    cosine: Tensor
+    relative: Tensor
+
+
+def internal_covariate_shift(
+    loss_fn: LossFn,
+    before: Params,
+    after: Params,
+    layers: Sequence[LayerBlock],
+    measured: Iterable[int],
+    members: int,
+    loss_fn_after: LossFn | None = None,
+    *,
+    of: Literal["weight", "block"] = "weight",
+) -> ICSReading:
+    r"""Measure the internal covariate shift of an optimizer step (Definition 2.1 of [1]).
+
+    For layer :math:`i` of :math:`k`, with parameters :math:`\theta_j^{(t)}` of layer :math:`j`
+    before and :math:`\theta_j^{(t+1)}` after the step that the optimizer really took, and
+    one batch,
+
+    .. math::
+        G_i &= \nabla_{W_i} L(\theta_1^{(t)}, \dots, \theta_k^{(t)}), \\
+        G_i' &= \nabla_{W_i} L(\theta_1^{(t+1)}, \dots, \theta_{i-1}^{(t+1)},
+                \theta_i^{(t)}, \dots, \theta_k^{(t)}), \qquad
+        \mathrm{ICS}_i = \lVert G_i - G_i' \rVert_2 .
+
+    Layer 1 has nothing before it, so its shift is zero by definition. The scale of a gradient
+    depends on the scale of the weights, which differs between networks with and without
+    normalization; so the shift relative to :math:`\lVert G_i \rVert_2` is reported too.
+
+    The paper leaves open what a layer is; here it is a weight layer, convolution or linear, and
+    its bias and its normalization's scale and shift move together with its weight
+    (:math:`\theta_i`), while :math:`G` is taken by the weight :math:`W_i` alone. The paper
+    measures on the training batch; batch statistics then belong to ``loss_fn``, in train mode.
+
+    Passes run in the dtype of the parameters; norms and inner products accumulate in float64.
+    Nothing is changed, see :func:`~bnsweep.probes.gradients.member_gradients`.
+
+    Args:
+        loss_fn: The loss of every member on the step's batch, with the step's own noise draw.
+        before: All parameters before the step, ``[K*d, ...]`` by name.
+        after: All parameters after it.
+        layers: The weight layers in order; each parameter belongs to exactly one block.
+        measured: The layers to measure, 1-based.
+        members: Number of members ``K``.
+        loss_fn_after: What :math:`G_i'` is the gradient of, where it is not ``loss_fn``: the same
+            batch with a fresh noise draw, so that the reading includes what redrawing the noise
+            does. ``None`` is the definition.
+        of: ``"weight"`` takes both gradients by the layer's weight, ``"block"`` by all of its
+            parameters.
+
+    Returns:
+        The reading, with a row for each measured layer in the order of ``measured``. Values of a
+        member that overflow are infinite or NaN and leave the other members' as they were.
+
+    Raises:
+        ValueError: If ``measured`` is empty or names a layer that does not exist, ``before`` and
+            ``after`` differ in names or shapes, or a parameter is not in exactly one block.
+
+    Example:
+        Two scalar layers and :math:`L = (w_1 w_2 - 1)^2 / 2`, so that
+        :math:`\partial L / \partial w_2 = w_1 (w_1 w_2 - 1)`: 2 before, and 6 with the new
+        :math:`w_1`.
+
+        >>> from types import SimpleNamespace
+        >>> layers = [SimpleNamespace(weight=name, block=[name]) for name in ("w1", "w2")]
+        >>> reading = internal_covariate_shift(
+        ...     lambda p: (p["w1"] * p["w2"] - 1).square() / 2,
+        ...     {"w1": torch.tensor([2.0]), "w2": torch.tensor([1.0])},
+        ...     {"w1": torch.tensor([3.0]), "w2": torch.tensor([9.0])},
+        ...     layers, measured=[1, 2], members=1,
+        ... )
+        >>> reading.l2.flatten().tolist(), reading.relative.flatten().tolist()
+        ([0.0, 4.0], [0.0, 2.0])
+
+    Cost:
+        One forward and backward pass, and one more for each measured layer but the first.
+
+    References:
+        [1] Santurkar, Tsipras, Ilyas, Madry. How Does Batch Normalization Help Optimization?
+        NeurIPS 2018, Sec. 2.2. https://arxiv.org/abs/1805.11604
+    """
+    indices = tuple(measured)
+    _check(before, after, layers, indices)
+    targets = {i: [layers[i - 1].weight] if of == "weight" else list(layers[i - 1].block) for i in indices}
+    names = list(dict.fromkeys(name for i in indices for name in targets[i]))
+    _, gradients = member_gradients(loss_fn, before, names)
+    rows = []
+    for i in indices:
+        old = {name: gradients[name] for name in targets[i]}
+        new = old
+        if i > 1 or loss_fn_after is not None:
+            earlier = {name for layer in layers[: i - 1] for name in layer.block}
+            hybrid = {name: after[name] if name in earlier else before[name] for name in before}
+            _, new = member_gradients(loss_fn_after or loss_fn, hybrid, targets[i])
+        difference = member_norm({name: old[name] - new[name] for name in old}, members)
+        rows.append(
+            torch.stack(
+                [
+                    difference,
+                    member_cosine(old, new, members),
+                    difference / member_norm(old, members),
+                ]
+            )
+        )
+    l2, cosine, relative = torch.stack(rows, dim=1).cpu().unbind(dim=0)
+    return ICSReading(indices, l2, cosine, relative)
+
+
+def _check(before: Params, after: Params, layers: Sequence[LayerBlock], measured: tuple[int, ...]) -> None:
+    """Refuse layers and parameters on which the definition has no meaning."""
+    if not measured or any(not 1 <= i <= len(layers) for i in measured):
+        raise ValueError(f"measured must be one or more layers from 1 to {len(layers)}, but found {measured}")
+    if {n: p.shape for n, p in before.items()} != {n: p.shape for n, p in after.items()}:
+        raise ValueError(
+            "before and after must hold the same parameters with the same shapes, but found "
+            f"{ {n: tuple(p.shape) for n, p in before.items()} } and "
+            f"{ {n: tuple(p.shape) for n, p in after.items()} }"
+        )
+    blocks = [name for layer in layers for name in layer.block]
+    if sorted(blocks) != sorted(before):
+        raise ValueError(
+            "every parameter must be in the block of exactly one layer, but the blocks hold "
+            f"{sorted(blocks)} and the network {sorted(before)}"
+        )

@@ -1,0 +1,275 @@
+"""What a worker does with a pack, whoever placed it: train, seal, checkpoint, write the records.
+
+The same class serves the in-process runner and Ray's workers, so both give the same results.
+Torch is imported when the first pack is opened: the driver imports this module and never needs it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+import traceback
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnsweep.sweep.ledger import Ledger
+from bnsweep.sweep.records import CurveRow, Record
+from bnsweep.trial import TrialConfig, TrialState
+
+if TYPE_CHECKING:
+    from bnsweep.training import PackTrainer
+
+__all__ = ["PackWorker", "Progress", "WorkerContext", "describe_environment"]
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """What a worker has to know, as plain values.
+
+    Attributes:
+        ledger: The sweep's folder.
+        data_root: Where data sets lie, or ``None`` for the default place.
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU where the worker sees one.
+        threads: Threads of one operator.
+        checkpoint_seconds: Wall time between two checkpoints of a pack.
+    """
+
+    ledger: str
+    data_root: str | None = None
+    device: str = "auto"
+    threads: int = 1
+    checkpoint_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a worker stands with one pack: what a runner shows and schedules by.
+
+    Attributes:
+        pack_id: The pack.
+        members: Trials in the pack.
+        step: Steps made.
+        steps: Steps in all.
+        finished: Whether the pack's records are in the ledger.
+        seconds: Wall time spent on the pack by this worker.
+        states: Trials by state, once finished.
+        error: Last line of the traceback, if the pack failed.
+        pid: The worker's process.
+    """
+
+    pack_id: str
+    members: int
+    step: int
+    steps: int
+    finished: bool = False
+    seconds: float = 0.0
+    states: dict[str, int] = field(default_factory=dict)
+    error: str = ""
+    pid: int = field(default_factory=os.getpid)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, which travels through Ray without this class."""
+        return asdict(self)
+
+
+class PackWorker:
+    """Trains packs one after another, for as long as the process lives.
+
+    Data sets stay loaded between packs. An error of the network, the data or the code is data:
+    it is written to the ledger as a failure of the pack's trials and reported, never raised.
+
+    Args:
+        context: Where the ledger and the data lie, and how to train.
+    """
+
+    def __init__(self, context: WorkerContext) -> None:
+        self.context = context
+        self.ledger = Ledger(Path(context.ledger))
+        self._datasets: dict[tuple[str, ...], Any] = {}
+        self._pack_id = ""
+        self._trainer: PackTrainer | None = None
+        self._trials: list[TrialConfig] = []
+        self._labels: dict[str, str] = {}
+        self._started = self._checkpointed = 0.0
+        self._sealed = 0
+        self._failure: Progress | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a pack is open."""
+        return bool(self._pack_id)
+
+    def open(self, pack_id: str) -> None:
+        """Take up a pack, from its newest checkpoint that verifies where there is one."""
+        self._pack_id, self._trials, self._trainer, self._failure = pack_id, [], None, None
+        self._started = self._checkpointed = time.monotonic()
+        try:
+            pack = self.ledger.read_pack(pack_id)
+            self._trials = [TrialConfig.from_dict(content) for content in pack["trials"]]
+            self._labels = dict(pack.get("labels", {}))
+            self._begin()
+        except Exception:
+            self._fail()
+
+    def _begin(self) -> None:
+        import torch
+
+        from bnsweep.training import PackTrainer, prepare_process
+
+        prepare_process(self.context.threads)
+        self._trainer = PackTrainer(self._trials, self._dataset())
+        found = self.ledger.load_checkpoint(self._pack_id)
+        if found is None:
+            self.ledger.drop_sealed(self._pack_id, after=0)
+            self._sealed = 0
+            return
+        content = torch.load(io.BytesIO(found.content), map_location="cpu", weights_only=True)
+        self._sealed = int(content["sealed"])
+        self.ledger.drop_sealed(self._pack_id, after=self._sealed)
+        self._trainer.load_state_dict(content["trainer"])
+
+    def _dataset(self) -> Any:
+        import torch
+
+        from bnsweep.data import load_dataset
+
+        parameters = self._trials[0].parameters
+        device = self.context.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        keys = ("dataset", "inputs", "precision", "features")
+        key = (*(str(parameters.get(name)) for name in keys), self._trials[0].fingerprint, device)
+        if key not in self._datasets:
+            self._datasets[key] = load_dataset(
+                str(parameters["dataset"]),
+                parameters,
+                root=Path(self.context.data_root) if self.context.data_root else None,
+                device=device,
+                dtype=getattr(torch, str(parameters["precision"])),
+                fingerprint=self._trials[0].fingerprint,
+            )
+        return self._datasets[key]
+
+    def advance(self, deadline: float) -> Progress:
+        """Train until the pack is finished or ``time.monotonic()`` passes ``deadline``.
+
+        Args:
+            deadline: Reading of :func:`time.monotonic`; at least one step is made.
+
+        Returns:
+            Where the pack stands; ``finished`` closes it.
+        """
+        if self._failure is None:
+            try:
+                return self._advance(deadline)
+            except Exception:
+                self._fail()
+        assert self._failure is not None
+        self._pack_id = ""
+        return self._failure
+
+    def _advance(self, deadline: float) -> Progress:
+        trainer = self._trainer
+        assert trainer is not None
+        while not trainer.finished:
+            trainer.step()
+            now = time.monotonic()
+            if not trainer.finished and now - self._checkpointed > self.context.checkpoint_seconds:
+                self._checkpoint()
+            if now > deadline:
+                break
+        if not trainer.finished:
+            return self._progress()
+        states = self._commit()
+        progress = self._progress(finished=True, states=states)
+        self._pack_id = ""
+        return progress
+
+    def _progress(self, **more: Any) -> Progress:
+        trainer = self._trainer
+        step, steps = (trainer.step_index, trainer.steps) if trainer else (0, 0)
+        seconds = time.monotonic() - self._started
+        return Progress(self._pack_id, len(self._trials), step, steps, seconds=seconds, **more)
+
+    def _rows(self) -> list[tuple[str, CurveRow]]:
+        assert self._trainer is not None
+        now = time.time_ns() // 1_000_000
+        return [
+            (self._trials[row.member].trial_id, CurveRow(row.step, row.name, row.layer, row.value, now))
+            for row in self._trainer.take_readings()
+        ]
+
+    def _checkpoint(self) -> None:
+        import torch
+
+        assert self._trainer is not None
+        self._sealed += 1
+        self.ledger.seal_readings(self._pack_id, self._sealed, self._rows())
+        content = {"sealed": self._sealed, "trainer": self._trainer.state_dict()}
+        self.ledger.save_checkpoint(
+            self._pack_id, self._trainer.step_index, lambda stream: torch.save(content, stream)
+        )
+        self._checkpointed = time.monotonic()
+
+    def suspend(self) -> None:
+        """Checkpoint the open pack, if there is one, and let it go."""
+        if self._pack_id and self._trainer is not None and self._failure is None:
+            self._checkpoint()
+        self._pack_id = ""
+
+    def _commit(self) -> dict[str, int]:
+        """Write every member's curves and record, then remove what only an open pack needs."""
+        assert self._trainer is not None
+        curves: dict[str, list[CurveRow]] = {trial.trial_id: [] for trial in self._trials}
+        for trial_id, row in [*self.ledger.sealed(self._pack_id), *self._rows()]:
+            curves[trial_id].append(row)
+        environment = describe_environment(str(self._trainer.device))
+        states: dict[str, int] = {}
+        for outcome in self._trainer.outcomes():
+            trial = self._trials[outcome.member]
+            record = Record(
+                trial=trial,
+                label=self._labels.get(trial.trial_id, trial.label()),
+                state=outcome.state,
+                steps=outcome.steps,
+                diverged_step=outcome.diverged_step,
+                last_finite_loss=outcome.last_finite_loss,
+                readings=outcome.readings,
+                environment=environment,
+                pack_id=self._pack_id,
+                attempts=self.ledger.failure_count(trial.trial_id) + 1,
+            )
+            self.ledger.write_record(record, curves[trial.trial_id])
+            states[outcome.state] = states.get(outcome.state, 0) + 1
+        self.ledger.close_pack(self._pack_id)
+        return states
+
+    def _fail(self) -> None:
+        """Write the traceback of the error being handled as a failure of every member."""
+        text = traceback.format_exc()
+        for trial in self._trials:
+            self.ledger.write_failure(trial.trial_id, text, pack_id=self._pack_id)
+        self.ledger.close_pack(self._pack_id)
+        last = text.strip().splitlines()[-1]
+        count = len(self._trials)
+        self._failure = Progress(
+            self._pack_id, count, 0, 0, finished=True, states={TrialState.FAILED: count}, error=last
+        )
+
+
+def describe_environment(device: str = "cpu") -> dict[str, str]:
+    """Return the versions and the device that a record's numbers come from."""
+    import platform
+
+    import torch
+
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": device,
+        "device_name": name,
+        "host": platform.node(),
+    }

@@ -1,0 +1,154 @@
+"""The folder of one sweep: whether it is ours, whether it can be written, what is damaged in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from bnsweep.errors import LedgerError
+from bnsweep.sweep.files import clean_scratch, encode_json, link_bytes, read_json, replace_bytes
+from bnsweep.sweep.records import SCHEMA, check_schema, now
+
+__all__ = ["NAME", "SweepFolder"]
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+"""What names of sweeps and packs match, so that none leads out of its folder."""
+
+_MARKER = "ledger.json"
+
+
+class SweepFolder:
+    """A folder that holds a ledger's marker.
+
+    Attributes:
+        root: The folder.
+        name: The sweep's name.
+        warnings: What was found damaged since the ledger was opened, one sentence each.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        """Use the existing ledger at ``root``.
+
+        Raises:
+            LedgerError: If there is none, or it is not one that this version can use.
+        """
+        self.root = Path(root)
+        self.warnings: list[str] = []
+        self.name = self._read_marker()
+
+    @classmethod
+    def open(cls, storage: str | Path, name: str, create: bool = False) -> Self:
+        """Open the ledger of sweep ``name`` in the folder ``storage``.
+
+        Args:
+            storage: Folder that holds the ledgers of several sweeps.
+            name: The sweep's name: lower-case letters, digits and hyphens.
+            create: Whether to make it where it is absent, and insist that it can be written.
+
+        Raises:
+            LedgerError: If the place cannot be a folder of ours, is not one, or cannot be written.
+        """
+        if "://" in str(storage):
+            raise LedgerError(
+                f"storage must be a folder, but found {storage}: s3 and other remote stores are not "
+                "supported yet. Name a folder that driver and workers share, such as results."
+            )
+        if not NAME.fullmatch(name):
+            raise LedgerError(
+                f"A sweep's name must match {NAME.pattern}, but found {name!r}. Use lower-case letters, "
+                "digits and hyphens."
+            )
+        root = Path(storage).expanduser() / name
+        if create:
+            cls._create(root, name)
+        ledger = cls(root)
+        if create:
+            clean_scratch(root / "tmp")
+            ledger._check_writable()
+        return ledger
+
+    @classmethod
+    def _create(cls, root: Path, name: str) -> None:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            foreign = not (root / _MARKER).exists() and any(path.name != "tmp" for path in root.iterdir())
+        except OSError as error:
+            raise LedgerError(
+                f"The results folder must be a folder that can be written, but {root} cannot be made: "
+                f"{error.strerror or error}. Choose another storage folder."
+            ) from error
+        if foreign:
+            raise LedgerError(
+                f"The results folder must be empty or a ledger of bnsweep, but {root} holds other files "
+                f"and no {_MARKER}. Nothing was changed; choose another storage folder or sweep name."
+            )
+        if not (root / _MARKER).exists():
+            link_bytes(root / _MARKER, encode_json({"schema": SCHEMA, "name": name}), root / "tmp")
+
+    def _read_marker(self) -> str:
+        path = self.root / _MARKER
+        try:
+            marker = read_json(path)
+            check_schema(marker, path)
+            return str(marker["name"])
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise LedgerError(
+                f"A sweep's folder must hold {_MARKER}, but {self.root} has none: no sweep was run there. "
+                "Check the name and the storage folder."
+            ) from error
+        except (ValueError, KeyError, OSError) as error:
+            raise LedgerError(
+                f"{path} must be the marker of a ledger, but it cannot be read: {error}. Restore it from a "
+                f'backup, or write {{"schema": {SCHEMA}, "name": "{self.root.name}"}} there.'
+            ) from error
+
+    def _check_writable(self) -> None:
+        for folder in ("trials", "packs", "tracking"):
+            path = self.root / folder
+            try:
+                path.mkdir(exist_ok=True)
+            except OSError as error:
+                raise LedgerError(
+                    f"The results folder must be writable, but making {path} failed: "
+                    f"{error.strerror or error}. Mend the permissions or choose another storage folder."
+                ) from error
+            if path.is_symlink():
+                raise LedgerError(
+                    f"The results folder must hold its own {folder}, but {path} is a symbolic link. Make the "
+                    "whole sweep's folder a link instead, or remove this one."
+                )
+        replace_bytes(self.root / "tmp" / "probe", b"", self.root / "tmp")
+
+    @property
+    def _scratch(self) -> Path:
+        return self.root / "tmp"
+
+    def _make(self, folder: Path) -> Path:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerError(
+                f"The results folder must be writable, but making {folder} failed: "
+                f"{error.strerror or error}. Free space or mend the permissions, then run again."
+            ) from error
+        return folder
+
+    def _reject(self, paths: Sequence[Path], what: str, reason: str) -> None:
+        """Move damaged files to ``quarantine/`` with the reason, and warn."""
+        place = what.replace(" ", "-")
+        number = 1
+        try:
+            while (self.root / "quarantine" / f"{place}.{number}").exists():
+                number += 1
+            folder = self._make(self.root / "quarantine" / f"{place}.{number}")
+            for path in paths:
+                if path.exists() or path.is_symlink():
+                    path.rename(folder / path.name)
+            content = {"what": what, "reason": reason, "found_at": now()}
+            replace_bytes(folder / "reason.json", encode_json(content), self._scratch)
+            moved = f"it was moved to {folder.relative_to(self.root)}"
+        except (OSError, LedgerError) as error:
+            moved = f"it could not be moved aside ({error})"
+        self.warnings.append(f"In {self.root}, {what} is damaged and does not count: {reason}; {moved}.")

@@ -1,0 +1,199 @@
+"""The keys of a sweep file outside ``parameters``: kind, legal values, default and meaning of each.
+
+These tables are the grammar. The loader reads by them, the JSON Schema and the documentation are
+generated from them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bnsweep.sweep.nodes import Mistakes, Node, Scalar, Table, nearest, number_hint
+from bnsweep.sweep.spec import GOALS, METHODS, SWEEP_NAME
+
+__all__ = [
+    "CLAIM_KEYS",
+    "EARLY_STOP_KEYS",
+    "METRIC_KEYS",
+    "RESOURCE_KEYS",
+    "SEARCH_KEYS",
+    "SECTIONS",
+    "TOP_KEYS",
+    "TRACKING_KEYS",
+    "Key",
+    "read_keys",
+    "unknown_keys",
+]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key that takes a single value.
+
+    Attributes:
+        kind: ``text``, ``number``, ``integer``, ``flag`` or ``choice``.
+        help: What it means, in one sentence.
+        default: What holds where it is absent, in words or as the value.
+        low: Smallest legal number.
+        high: Largest legal number.
+        open_low: Whether ``low`` itself is illegal.
+        choices: Legal words of a choice.
+        pattern: What text must match as a whole.
+        what: The pattern in words.
+        empty: Whether text may be empty.
+    """
+
+    kind: str
+    help: str
+    default: str | int | float | bool | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
+    what: str = ""
+    empty: bool = False
+
+    def must(self) -> str:
+        """Say what a legal value is."""
+        if self.kind == "flag":
+            return "must be true or false"
+        if self.kind == "choice":
+            return f"must be one of {', '.join(self.choices)}"
+        if self.kind == "text":
+            return f"must be {self.what or 'text'}"
+        noun = "an integer" if self.kind == "integer" else "a number"
+        ends = f"{'>' if self.open_low else '>='} {self.low:g} and <= {self.high:g}"
+        return f"must be {noun} {ends}"
+
+    def read(self, node: Node, path: str, mistakes: Mistakes) -> Any:
+        """Return the value of ``node``, or ``None`` after noting why it is not legal."""
+        value = node.value if isinstance(node, Scalar) else None
+        if value is not None and self._legal(value):
+            return int(value) if self.kind == "integer" else value  # type: ignore[call-overload]
+        mistakes.add(node, path, self.must(), hint=self._hint(node))
+        return None
+
+    def _legal(self, value: object) -> bool:
+        if self.kind == "flag":
+            return isinstance(value, bool)
+        if self.kind == "choice":
+            return value in self.choices
+        if self.kind == "text":
+            return self._legal_text(value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        if self.kind == "integer" and value != int(value):
+            return False
+        return self.low <= value <= self.high and not (self.open_low and value == self.low)
+
+    def _legal_text(self, value: object) -> bool:
+        if not isinstance(value, str) or "\0" in value or not (value.strip() or self.empty):
+            return False
+        return not self.pattern or re.fullmatch(self.pattern, value) is not None
+
+    def _hint(self, node: Node) -> str:
+        if not isinstance(node, Scalar):
+            return ""
+        if self.kind == "choice":
+            return nearest(node.text, self.choices)
+        if self.kind == "text":
+            bare = node.plain and node.value is not None and not isinstance(node.value, str)
+            return f'quote it: "{node.text}"' if bare and len(node.text) <= 64 else ""
+        return number_hint(node)
+
+
+TOP_KEYS: dict[str, Key] = {
+    "name": Key(
+        "text", "Name of the sweep: of its folder, its MLflow experiment and its cluster job.", "(required)",
+        pattern=SWEEP_NAME.pattern,
+        what="a name of 1 to 64 lower-case letters, digits and hyphens that begins with a letter or digit",
+    ),
+    "description": Key("text", "One sentence for people.", "(empty)", empty=True),
+    "method": Key("choice", "How conditions are chosen; a grid is enumerated.", "grid", choices=METHODS),
+    "storage": Key("text", "Folder of the results, relative to the current directory.", "results"),
+    "data_root": Key(
+        "text", "Folder of the data sets, or the image folder itself. Not part of a trial's identity.",
+        "(bnsweep's cache)",
+    ),
+    "deterministic": Key("flag", "Suggestions of a search must not depend on timing.", default=False),
+    "exploratory": Key("flag", "Mark the findings exploratory.", default=False),
+    "keep_checkpoints": Key("flag", "Keep final checkpoints, so that steps can be raised.", default=False),
+    "save_weights": Key("choice", "Log the final weights as an artifact.", "none", choices=("none", "final")),
+}  # fmt: skip
+"""Top-level keys that take a single value."""
+
+METRIC_KEYS: dict[str, Key] = {
+    "name": Key("choice", "Reading that the sweep is judged by.", "test_accuracy", choices=tuple(GOALS)),
+    "goal": Key("choice", "Which way is better.", "by the name", choices=("maximize", "minimize")),
+}
+RESOURCE_KEYS: dict[str, Key] = {
+    "cpus": Key("number", "CPU cores of one pack.", 1, 0, 10_000, open_low=True),
+    "gpus": Key("number", "GPUs of one pack; 0.5 lets two packs share one.", 0, 0, 1000),
+    "max_concurrent": Key("integer", "Packs at once.", "as many as fit", 1, 100_000),
+    "device": Key("choice", "Where packs train.", "auto", choices=("auto", "cpu", "cuda")),
+}
+TRACKING_KEYS: dict[str, Key] = {
+    "uri": Key(
+        "text", "Where MLflow keeps its runs; none for no tracking.", "SQLite beside the results",
+        what="sqlite:///PATH, http://HOST, https://HOST or none",
+        pattern=r"none|sqlite:///.+|https?://[^/\s]+.*",
+    )
+}  # fmt: skip
+SEARCH_KEYS: dict[str, Key] = {
+    "sampler": Key("text", "Sampler that suggests conditions.", "tpe", pattern="[a-z0-9_]+", what="a name"),
+    "num_trials": Key("integer", "Conditions to try.", "(required)", 1, 1_000_000),
+    "lag": Key("integer", "Results that a suggestion may not wait for.", None, 1, 100_000),
+    "storage": Key("text", "Storage of the study."),
+    "timeout": Key("number", "Seconds after which nothing new is suggested.", None, 0, 1e9, open_low=True),
+}
+EARLY_STOP_KEYS: dict[str, Key] = {
+    "type": Key("choice", "Rule.", "(required)", choices=("asha", "median")),
+    "min_steps": Key("integer", "Steps before the rule speaks.", 100, 1, 10_000_000),
+    "eta": Key("number", "One in eta goes on at each rung.", 3, 1, 1000, open_low=True),
+}
+CLAIM_KEYS: dict[str, Key] = {
+    "min_effect": Key("number", "Smallest effect that counts.", "the claim's own", 0, 1e6),
+    "alpha": Key("number", "Level of the test.", 0.05, 0, 0.5, open_low=True),
+}
+
+SECTIONS: dict[str, str] = {
+    "metric": "The reading that the sweep is judged by.",
+    "parameters": "Scientific settings of a trial: a value, a list of values to try, or a range.",
+    "seeds": "Replicates of every condition: how many, or a list. Default 1.",
+    "probes": "Measurements taken during training; they never change it.",
+    "claims": "Claims of the paper that the report judges.",
+    "search": "Budget and sampler of methods random and optuna.",
+    "early_stop": "Rule by which methods random and optuna end trials early.",
+    "resources": "What one pack takes of a machine.",
+    "tracking": "Where MLflow keeps its runs.",
+    "constraints": "Conditions on combinations of parameters.",
+}
+"""Top-level keys that hold more than a single value."""
+
+
+def unknown_keys(node: Table, path: str, legal: Sequence[str], mistakes: Mistakes) -> None:
+    """Note every key of ``node`` that is not legal there, with the nearest one that is."""
+    for name, key in node.keys.items():
+        if name not in legal:
+            where = f"{path}.{name[:64]}" if path else name[:64]
+            hint = nearest(name, legal) or f"legal here: {', '.join(legal)}"
+            mistakes.add(key, where, "must be a key of the grammar", "an unknown key", hint)
+
+
+def read_keys(node: Node, path: str, keys: Mapping[str, Key], mistakes: Mistakes) -> dict[str, Any]:
+    """Return the legal values of a section's keys; those absent or wrong are left out."""
+    if not isinstance(node, Table):
+        mistakes.add(node, path, f"must be a mapping with the keys {', '.join(keys)}")
+        return {}
+    unknown_keys(node, path, tuple(keys), mistakes)
+    values = {
+        name: key.read(node.entries[name], f"{path}.{name}", mistakes)
+        for name, key in keys.items()
+        if name in node.entries
+    }
+    return {name: value for name, value in values.items() if value is not None}

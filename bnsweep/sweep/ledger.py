@@ -1,0 +1,310 @@
+"""The ledger: the folder of files that says which trials of a sweep are done.
+
+It is the only truth: everything else (MLflow, reports, Ray Tune's memory) can be thrown away and
+made again from it. Records are immutable and committed in one step; what is torn or foreign is moved
+to ``quarantine/`` with the reason, never trusted. Files name each other by relative paths, so that the
+folder can be moved. This module is the only one that knows where things lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnsweep.errors import LedgerError
+from bnsweep.sweep.curves import decode_table, encode_curves, join_tables, keep_names, same_values
+from bnsweep.sweep.files import encode_json, link_bytes, read_json, replace_bytes
+from bnsweep.sweep.pack_folders import PackFolders
+from bnsweep.sweep.records import SCHEMA, PlannedTrial, Record, check_schema, check_trial_id, now
+from bnsweep.trial import TrialConfig
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["Ledger"]
+
+
+class Ledger(PackFolders):
+    """One sweep's folder; make one with :meth:`open`."""
+
+    def __init__(self, root: Path | str) -> None:
+        """Use the existing ledger at ``root``.
+
+        Raises:
+            LedgerError: If there is none, or it is not one that this version can use.
+        """
+        super().__init__(root)
+        self._done: set[str] = set()
+
+    # -- the sweep -------------------------------------------------------------------------------
+
+    @property
+    def report_dir(self) -> Path:
+        """Where ``bnsweep report`` writes."""
+        return self.root / "report"
+
+    @property
+    def tracking_dir(self) -> Path:
+        """Where the mirror remembers which MLflow run is which trial."""
+        return self.root / "tracking"
+
+    def write_sweep(self, text: str, plan: Mapping[str, Any]) -> bool:
+        """Store the sweep file as submitted, and its plan; an earlier, different one is kept.
+
+        Args:
+            text: The sweep file's text.
+            plan: Plain data with the key ``trials``: a list of mappings with ``trial_id``, ``label``
+                and what :meth:`TrialConfig.to_dict` gives. Other keys (``description``, ``metric``,
+                ``method``) are kept for reports.
+
+        Returns:
+            Whether the text differs from what was stored before.
+
+        Raises:
+            ValueError: If the plan has no list of trials, or one of them lacks a key.
+            LedgerError: If the disk refuses.
+        """
+        for entry in plan.get("trials", [{}]):
+            _planned(entry)
+        path = self.root / "sweep.yaml"
+        before = self.sweep_text()
+        if before is not None and before != text:
+            number = 1
+            while not link_bytes(self.root / f"sweep.{number}.yaml", before.encode(), self._scratch):
+                number += 1
+        if before != text:
+            replace_bytes(path, text.encode(), self._scratch)
+        replace_bytes(self.root / "plan.json", encode_json({"schema": SCHEMA, **plan}), self._scratch)
+        return before != text
+
+    def sweep_text(self) -> str | None:
+        """Return the sweep file as last submitted."""
+        path = self.root / "sweep.yaml"
+        return path.read_text() if path.exists() else None
+
+    def plan(self) -> dict[str, Any]:
+        """Return the stored plan as plain data.
+
+        Raises:
+            LedgerError: If there is none, or it is damaged.
+        """
+        path = self.root / "plan.json"
+        try:
+            content = read_json(path)
+            check_schema(content, path)
+            return content
+        except (ValueError, OSError) as error:
+            raise LedgerError(
+                f"The ledger must hold a plan, but {path} cannot be read: {error}. Run the sweep file again: "
+                "finished trials are kept."
+            ) from error
+
+    def planned(self) -> list[PlannedTrial]:
+        """Return the trials of the stored plan, in its order.
+
+        Raises:
+            LedgerError: If there is no plan, or it is damaged.
+        """
+        try:
+            return [_planned(entry) for entry in self.plan()["trials"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise LedgerError(
+                f"{self.root / 'plan.json'} must list trials, but does not: {error}. Run the sweep again."
+            ) from error
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Store what the driver ran on: package versions, commit, device."""
+        replace_bytes(self.root / "environment.json", encode_json(dict(environment)), self._scratch)
+
+    def environment(self) -> dict[str, Any]:
+        """Return what the driver ran on, empty where it was never stored."""
+        try:
+            return read_json(self.root / "environment.json")
+        except (ValueError, OSError):
+            return {}
+
+    # -- trials ----------------------------------------------------------------------------------
+
+    def _trial(self, trial_id: str) -> Path:
+        return self.root / "trials" / check_trial_id(trial_id)
+
+    def write_record(self, record: Record, curves: Iterable[Sequence[Any]]) -> bool:
+        """Commit a finished trial: its curves, then its record; the first writer wins.
+
+        Args:
+            record: The outcome; the hash of the curves is filled in here.
+            curves: Rows like :class:`CurveRow`, in any order; repeated ones count once.
+
+        Returns:
+            Whether this call committed it; ``False`` where a record was there already.
+
+        Raises:
+            ValueError: If the record or a row is not well formed.
+            LedgerError: If the disk refuses.
+        """
+        record.check()
+        folder = self._trial(record.trial_id)
+        if (folder / "record.json").exists():
+            return False
+        content = encode_curves(curves)
+        self._make(folder)
+        path = folder / "curves.parquet"
+        if not link_bytes(path, content, self._scratch):
+            left = path.read_bytes()
+            if same_values(left, content):
+                content = left
+            else:
+                replace_bytes(path, content, self._scratch)
+        digest = hashlib.sha256(content).hexdigest()
+        done = replace(record, curves_sha256=digest, curves_bytes=len(content))
+        return link_bytes(folder / "record.json", encode_json(done.to_dict()), self._scratch)
+
+    def record(self, trial_id: str) -> Record | None:
+        """Return a trial's record, or ``None`` where it is pending; a torn one is moved aside.
+
+        Raises:
+            LedgerError: If a newer version of bnsweep wrote it.
+        """
+        folder = self._trial(trial_id)
+        try:
+            record = Record.from_dict(read_json(folder / "record.json"))
+            if record.trial_id != trial_id:
+                raise ValueError(f"it is the record of {record.trial_id}")
+            found = (folder / "curves.parquet").stat().st_size
+            if found != record.curves_bytes:
+                raise ValueError(f"its curves must have {record.curves_bytes} bytes, but have {found}")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if (folder / "record.json").exists():
+                self._reject_trial(trial_id, f"its curves are absent ({error.strerror})")
+            return None
+        except (ValueError, OSError) as error:
+            self._reject_trial(trial_id, str(error))
+            return None
+        return record
+
+    def trial_ids(self) -> list[str]:
+        """Return the ids of all trials of which there is a folder, sorted."""
+        folder = self.root / "trials"
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return sorted(name for name in names if re.fullmatch(r"[0-9a-f]{16}", name))
+
+    def records(self, trial_ids: Iterable[str] | None = None) -> Iterator[Record]:
+        """Return the records of finished trials, of all or of those named, in order of id or as named."""
+        for trial_id in self.trial_ids() if trial_ids is None else trial_ids:
+            record = self.record(trial_id)
+            if record is not None:
+                yield record
+
+    def done(self) -> set[str]:
+        """Return the ids of the trials with a whole record; a call after the first reads new ones only."""
+        for trial_id in self.trial_ids():
+            if trial_id not in self._done and self.record(trial_id) is not None:
+                self._done.add(trial_id)
+        return set(self._done)
+
+    def _curve_bytes(self, record: Record) -> bytes | None:
+        """Return a trial's verified curve file; a damaged one makes the trial pending."""
+        try:
+            content = (self._trial(record.trial_id) / "curves.parquet").read_bytes()
+        except OSError as error:
+            self._reject_trial(record.trial_id, f"its curves cannot be read: {error}")
+            return None
+        if hashlib.sha256(content).hexdigest() != record.curves_sha256:
+            self._reject_trial(record.trial_id, "the SHA-256 of its curves differs from the record's")
+            return None
+        return content
+
+    def curves(self, trial_id: str) -> pyarrow.Table | None:
+        """Return a finished trial's readings with the columns of :class:`CurveRow`, by step.
+
+        Returns:
+            The table, or ``None`` where the trial is pending; damaged curves make it so.
+        """
+        record = self.record(trial_id)
+        content = self._curve_bytes(record) if record else None
+        return None if content is None else decode_table(content)
+
+    def curve_file(self, trial_id: str) -> Path:
+        """Return where a trial's curves lie, for programs that take a path."""
+        return self._trial(trial_id) / "curves.parquet"
+
+    def read_all_curves(
+        self, trial_ids: Iterable[str] | None = None, names: Sequence[str] | None = None
+    ) -> pyarrow.Table:
+        """Return the readings of many trials as one table.
+
+        Args:
+            trial_ids: Trials to read; all finished ones by default. Pending ones are left out.
+            names: Readings to keep; all by default.
+
+        Returns:
+            Columns ``trial_id`` and those of :class:`CurveRow`; ``trial_id`` and ``name`` are
+            dictionary-encoded.
+        """
+        tables = {}
+        for record in self.records(trial_ids):
+            content = self._curve_bytes(record)
+            if content is not None:
+                table = decode_table(content)
+                tables[record.trial_id] = table if names is None else keep_names(table, names)
+        return join_tables(tables)
+
+    def write_failure(self, trial_id: str, traceback: str, **details: Any) -> int:
+        """Store a failed attempt.
+
+        Args:
+            trial_id: The trial.
+            traceback: The error as text.
+            details: Anything of use: ``attempt``, ``cause``, ``step``, ``environment``.
+
+        Returns:
+            The number of this failure, from 1.
+        """
+        folder = self._make(self._trial(trial_id))
+        content = {**details, "schema": SCHEMA, "trial_id": trial_id, "traceback": traceback}
+        content.setdefault("written_at", now())
+        number = 1
+        while not link_bytes(folder / f"failure.{number}.json", encode_json(content), self._scratch):
+            number += 1
+        return number
+
+    def failures(self, trial_id: str) -> list[dict[str, Any]]:
+        """Return a trial's failed attempts, oldest first; damaged files are left out with a warning."""
+        found = []
+        for path in self._trial(trial_id).glob("failure.*.json"):
+            try:
+                found.append((int(path.name.split(".")[1]), read_json(path)))
+            except (ValueError, OSError) as error:
+                self.warnings.append(f"{path} was left out: {error}")
+        return [content for _, content in sorted(found, key=lambda pair: pair[0])]
+
+    def failed(self) -> dict[str, int]:
+        """Return the number of failed attempts of each trial that has some and no record."""
+        counts = {}
+        for trial_id in self.trial_ids():
+            folder = self._trial(trial_id)
+            number = len(list(folder.glob("failure.*.json")))
+            if number and not (folder / "record.json").exists():
+                counts[trial_id] = number
+        return counts
+
+    def _reject_trial(self, trial_id: str, reason: str) -> None:
+        folder = self._trial(trial_id)
+        self._done.discard(trial_id)
+        self._reject([folder / "record.json", folder / "curves.parquet"], f"trial {trial_id}", reason)
+
+
+def _planned(entry: Mapping[str, Any]) -> PlannedTrial:
+    """Rebuild one trial of the stored plan."""
+    try:
+        config = TrialConfig.from_dict(entry)
+        return PlannedTrial(check_trial_id(entry["trial_id"]), str(entry["label"]), config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            "a plan must have trials, each with trial_id, label, parameters, probes and fingerprint; "
+            f"one is without {error}"
+        ) from error

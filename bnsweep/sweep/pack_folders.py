@@ -1,0 +1,133 @@
+"""A sweep's packs on disk: what was opened, its checkpoints, its sealed readings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bnsweep.sweep import checkpoints
+from bnsweep.sweep.curves import CurveRow, decode_table, encode_sealed, first_rows, rows_of
+from bnsweep.sweep.files import encode_json, link_bytes, read_json, remove_folder
+from bnsweep.sweep.folder import NAME, SweepFolder
+from bnsweep.sweep.records import SCHEMA, check_schema, check_trial_id
+
+__all__ = ["PackFolders"]
+
+
+class PackFolders(SweepFolder):
+    """The part of a ledger that holds unfinished packs: ``packs/<pack_id>/``."""
+
+    def pack_dir(self, pack_id: str) -> Path:
+        """Return the folder of a pack.
+
+        Raises:
+            ValueError: If ``pack_id`` is not a name like a sweep's.
+        """
+        if not NAME.fullmatch(pack_id):
+            raise ValueError(f"pack_id must match {NAME.pattern}, but found {pack_id!r}")
+        return self.root / "packs" / pack_id
+
+    def write_pack(self, pack_id: str, content: Mapping[str, Any]) -> bool:
+        """Open a pack: store its members in order, and all that decides its arithmetic.
+
+        Returns:
+            Whether it is new; one that is there already stays as it is.
+        """
+        folder = self._make(self.pack_dir(pack_id))
+        encoded = encode_json({"schema": SCHEMA, **content})
+        return link_bytes(folder / "pack.json", encoded, self._scratch)
+
+    def open_packs(self) -> dict[str, dict[str, Any]]:
+        """Return the contents of every pack that was opened and not closed, by id, sorted."""
+        packs = {}
+        folder = self.root / "packs"
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if not NAME.fullmatch(path.name) or not (path / "pack.json").exists():
+                continue
+            try:
+                content = read_json(path / "pack.json")
+                check_schema(content, path / "pack.json")
+                packs[path.name] = content
+            except (ValueError, OSError) as error:
+                self._reject([path], f"pack {path.name}", str(error))
+        return packs
+
+    def save_checkpoint(self, pack_id: str, step: int, write: Callable[[BinaryIO], None]) -> None:
+        """Commit a checkpoint of a pack; the newest two are kept.
+
+        Args:
+            pack_id: The pack, opened before.
+            step: Optimizer updates done.
+            write: Writes the checkpoint's bytes to an open file.
+
+        Raises:
+            LedgerError: If the disk refuses.
+        """
+        checkpoints.save(self._make(self.pack_dir(pack_id)), self._scratch, step, write)
+
+    def load_checkpoint(self, pack_id: str) -> tuple[int, bytes] | None:
+        """Return step and bytes of a pack's newest checkpoint that verifies; damaged ones are moved aside."""
+        return checkpoints.load_newest(
+            self.pack_dir(pack_id),
+            lambda files, reason: self._reject(files, f"a checkpoint of pack {pack_id}", reason),
+        )
+
+    def seal_readings(self, pack_id: str, n: int, rows: Mapping[str, Iterable[Sequence[Any]]]) -> None:
+        """Store the readings since the previous checkpoint, before the next one is committed.
+
+        Rows that were sealed before (a step done again after an interruption) are left out, so that a
+        reading keeps the time at which it was first taken.
+
+        Args:
+            pack_id: The pack, opened before.
+            n: Number of the file; where it is taken, the next free one is used.
+            rows: Rows like :class:`CurveRow` by trial.
+
+        Raises:
+            LedgerError: If the disk refuses.
+        """
+        folder = self._make(self.pack_dir(pack_id))
+        before = {(trial_id, *row[:3]) for trial_id, own in self.sealed(pack_id).items() for row in own}
+        fresh = {
+            check_trial_id(trial_id): [row for row in first_rows(own) if (trial_id, *row[:3]) not in before]
+            for trial_id, own in rows.items()
+        }
+        content = encode_sealed(fresh)
+        while not link_bytes(folder / f"readings.{n}.parquet", content, self._scratch):
+            n += 1
+
+    def sealed_files(self, pack_id: str) -> list[tuple[int, Path]]:
+        """Return the numbers and files of a pack's sealed readings, oldest first."""
+        found = []
+        for path in self.pack_dir(pack_id).glob("readings.*.parquet"):
+            number = path.name.split(".")[1]
+            if number.isdigit():
+                found.append((int(number), path))
+        return sorted(found)
+
+    def sealed(self, pack_id: str, after: int = -1) -> dict[str, list[CurveRow]]:
+        """Return a pack's sealed readings by trial, each once and by step.
+
+        Args:
+            pack_id: The pack.
+            after: Leave out files numbered up to this.
+        """
+        rows: dict[str, list[CurveRow]] = {}
+        for number, path in self.sealed_files(pack_id):
+            if number <= after:
+                continue
+            try:
+                table = decode_table(path.read_bytes(), ("trial_id", *CurveRow._fields))
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                self._reject([path], f"sealed readings of pack {pack_id}", str(error))
+                continue
+            for trial_id, row in zip(table["trial_id"].to_pylist(), rows_of(table), strict=True):
+                rows.setdefault(trial_id, []).append(row)
+        return {trial_id: first_rows(own) for trial_id, own in rows.items()}
+
+    def close_pack(self, pack_id: str) -> None:
+        """Remove a pack whose trials are all done, in one step."""
+        remove_folder(self.pack_dir(pack_id), self._scratch)

@@ -1,0 +1,155 @@
+"""Grouping trials into packs: the members that one worker trains at once as one stack."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bnsweep.trial import MEMBER_PARAMETERS, TrialConfig, short_hash
+
+__all__ = ["Pack", "make_packs"]
+
+BALANCE = 1.15
+"""How much longer than a perfect division of the work the longest worker may take."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Trials of one static signature, trained as one stack of K networks.
+
+    Attributes:
+        members: Trial ids, in the order of the stack.
+        signature: What the members have in common.
+        dtype: Arithmetic of training.
+        device: Type of the device that it is made for: ``cpu`` or ``cuda``.
+        kernel: Which implementation of the stack trains it.
+    """
+
+    members: tuple[str, ...]
+    signature: str
+    dtype: str = "float32"
+    device: str = "cpu"
+    kernel: str = "grouped"
+
+    @cached_property
+    def pack_id(self) -> str:
+        """16 hex digits: the hash of :meth:`to_dict`."""
+        return short_hash(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of ``pack.json``."""
+        return {
+            "members": list(self.members),
+            "size": len(self.members),
+            "signature": self.signature,
+            "dtype": self.dtype,
+            "device": self.device,
+            "kernel": self.kernel,
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Pack:
+        """Rebuild a pack written by :meth:`to_dict`."""
+        names = ("signature", "dtype", "device", "kernel")
+        return cls(tuple(content["members"]), **{name: content[name] for name in names})
+
+
+@dataclass
+class _Group:
+    trials: list[TrialConfig]
+    cost: float
+    parts: int
+
+    @property
+    def largest(self) -> int:
+        return math.ceil(len(self.trials) / self.parts)
+
+
+def make_packs(
+    trials: Sequence[TrialConfig],
+    size_of: int | Callable[[TrialConfig], int],
+    workers: int = 1,
+    *,
+    cost_of: Callable[[TrialConfig], float] | None = None,
+    device: str = "cpu",
+    kernel: str = "grouped",
+) -> list[Pack]:
+    """Divide trials among packs of at most ``size_of`` members, longest pack first.
+
+    Packs are made smaller than allowed where that keeps all workers busy to the end. A group's
+    trials are dealt round, so that each pack mixes learning rates: those that diverge early are
+    then spread over all packs.
+
+    Args:
+        trials: Trials in plan order, each once.
+        size_of: Most members of a pack, or a function that says so for a signature, given one
+            trial of it.
+        workers: Packs that are trained at once.
+        cost_of: Cost of one member, in any unit; by default its number of steps.
+        device: Type of the device that the packs are made for.
+        kernel: Which implementation of the stack trains them.
+
+    Example:
+        >>> trials = [TrialConfig.create({"lr": lr, "seed": s}) for lr in (0.1, 0.2) for s in range(3)]
+        >>> [len(pack.members) for pack in make_packs(trials, size_of=16, workers=2)]
+        [3, 3]
+    """
+    size = size_of if callable(size_of) else lambda _: size_of
+    cost = cost_of or (lambda trial: float(trial.parameters["steps"]))
+    groups = []
+    for alike in _by_signature(trials):
+        most = max(1, size(alike[0]))
+        groups.append(_Group(alike, cost(alike[0]), math.ceil(len(alike) / most)))
+    _spread(groups, max(1, workers))
+    packs: list[tuple[float, Pack]] = []
+    for group in groups:
+        signature = group.trials[0].signature
+        dtype = str(group.trials[0].parameters["precision"])
+        for part in range(group.parts):
+            members = tuple(trial.trial_id for trial in group.trials[part :: group.parts])
+            pack = Pack(members, signature, dtype, device, kernel)
+            packs.append((len(members) * group.cost, pack))
+    return [pack for _, pack in sorted(packs, key=lambda pair: -pair[0])]
+
+
+def _by_signature(trials: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
+    """Group trials by what their signature is made of, which is quicker than hashing each."""
+    groups: dict[object, list[TrialConfig]] = {}
+    probes: dict[int, str] = {}
+    for trial in trials:
+        text = probes.setdefault(id(trial.probes), repr(trial.probes))
+        static = tuple(pair for pair in trial.parameters.items() if pair[0] not in MEMBER_PARAMETERS)
+        groups.setdefault((static, trial.fingerprint, text), []).append(trial)
+    return list(groups.values())
+
+
+def _spread(groups: list[_Group], workers: int) -> None:
+    """Cut groups into more parts until the work divides well among the workers."""
+    members = sum(len(group.trials) for group in groups)
+    even = sum(len(group.trials) * group.cost for group in groups) / workers
+    wanted = min(workers, members)
+    while True:
+        parts = sum(group.parts for group in groups)
+        if parts >= wanted and (parts >= 8 * workers or _longest(groups, workers) <= BALANCE * even):
+            return
+        divisible = [group for group in groups if group.parts < len(group.trials)]
+        if not divisible:
+            return
+        costliest = max(divisible, key=lambda group: group.largest * group.cost)
+        costliest.parts += 1
+
+
+def _longest(groups: Sequence[_Group], workers: int) -> float:
+    """Return when the last worker ends, if each takes the longest pack that is left."""
+    costs = []
+    for group in groups:
+        base, more = divmod(len(group.trials), group.parts)
+        costs += [(base + 1) * group.cost] * more + [base * group.cost] * (group.parts - more)
+    ends = [0.0] * workers
+    for cost in sorted(costs, reverse=True):
+        heapq.heapreplace(ends, ends[0] + cost)
+    return max(ends)

@@ -1,0 +1,151 @@
+"""From a spec to its trials: the ordered list of everything that the sweep asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bnsweep.errors import Mistake, SpecError
+from bnsweep.sweep.expansion import Completer, conditions, count_conditions, read_facts
+from bnsweep.sweep.spec import SweepSpec
+from bnsweep.trial import DATASETS, DataFacts, TrialConfig, Value, complete_probes, short_hash
+
+__all__ = ["Plan", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every trial of a sweep, in order: conditions in the order of the file, seeds innermost.
+
+    Attributes:
+        name: The sweep's name.
+        trials: The trials; empty where :attr:`unprepared` is set.
+        varying: Parameters that take several values over the trials, in file order.
+        seeds: Replicates of every condition.
+        count: Number of trials, known even where the trials are not.
+        unprepared: Folder of an ``image_folder`` without ``fingerprint.json``, whose trials can be
+            counted but have no identity yet; ``None`` otherwise.
+    """
+
+    name: str
+    trials: tuple[TrialConfig, ...]
+    varying: tuple[str, ...]
+    seeds: tuple[int, ...]
+    count: int
+    unprepared: str | None = None
+
+    @cached_property
+    def trial_ids(self) -> tuple[str, ...]:
+        """The ids of :attr:`trials`, in order."""
+        return tuple(trial.trial_id for trial in self.trials)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """A name for people of each trial: its norm, what varies, its seed."""
+        return tuple(trial.label(self.varying) for trial in self.trials)
+
+    @cached_property
+    def by_id(self) -> Mapping[str, TrialConfig]:
+        """Trials by id, in order."""
+        return dict(zip(self.trial_ids, self.trials, strict=True))
+
+    @cached_property
+    def plan_hash(self) -> str:
+        """16 hex digits: equal for plans with the same trials in the same order."""
+        return short_hash(list(self.trial_ids))
+
+    @property
+    def condition_count(self) -> int:
+        """Number of conditions."""
+        return self.count // len(self.seeds)
+
+    @property
+    def conditions(self) -> tuple[TrialConfig, ...]:
+        """The first replicate of each condition, in order."""
+        return self.trials[:: len(self.seeds)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON; :meth:`from_dict` is the inverse."""
+        return {
+            "name": self.name,
+            "plan_hash": self.plan_hash,
+            "varying": list(self.varying),
+            "seeds": list(self.seeds),
+            "count": self.count,
+            "unprepared": self.unprepared,
+            "trials": [
+                {"trial_id": trial_id, "label": label, **trial.to_dict()}
+                for trial_id, label, trial in zip(self.trial_ids, self.labels, self.trials, strict=True)
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Plan:
+        """Rebuild a plan written by :meth:`to_dict`."""
+        return cls(
+            name=content["name"],
+            trials=tuple(TrialConfig.from_dict(trial) for trial in content["trials"]),
+            varying=tuple(content["varying"]),
+            seeds=tuple(content["seeds"]),
+            count=content["count"],
+            unprepared=content.get("unprepared"),
+        )
+
+
+def make_plan(spec: SweepSpec) -> Plan:
+    """Expand a spec into its trials: a pure function of the spec and of the data's fingerprint.
+
+    Args:
+        spec: A spec of method ``grid``.
+
+    Raises:
+        SpecError: If the settings of some trial do not go together; loading has refused that
+            already, unless the data set has changed since.
+
+    Example:
+        >>> from bnsweep.sweep.loading import load_spec
+        >>> plan = make_plan(load_spec({"name": "tiny", "parameters": {"lr": [0.01, 0.1]}, "seeds": 2}))
+        >>> plan.labels
+        ('batch lr=0.01 seed=0', 'batch lr=0.01 seed=1', 'batch lr=0.1 seed=0', 'batch lr=0.1 seed=1')
+    """
+    facts: dict[str, DataFacts] = dict(DATASETS)
+    unprepared = None
+    dataset = spec.setting("dataset")
+    if dataset and "image_folder" in dataset.values:
+        own = read_facts(spec.data_root)
+        facts |= {"image_folder": own} if own else {}
+        unprepared = None if own else spec.data_root or "."
+    count = count_conditions(spec.parameters) * len(spec.seeds)
+    if unprepared is not None:
+        return Plan(spec.name, (), (), spec.seeds, count, unprepared)
+    completer = Completer(facts.get)
+    try:
+        complete = [completer.complete(condition) for condition in conditions(spec.parameters)]
+    except ValueError as error:
+        mistake = Mistake("parameters", "must go together", str(error).replace("\n", "; "))
+        raise SpecError([mistake], spec.source) from None
+    trials = _trials(complete, spec, facts)
+    return Plan(spec.name, trials, _varying(spec, complete), spec.seeds, count)
+
+
+def _trials(
+    complete: Sequence[Mapping[str, Value]], spec: SweepSpec, facts: Mapping[str, DataFacts]
+) -> tuple[TrialConfig, ...]:
+    probes = complete_probes(spec.probes)
+    return tuple(
+        TrialConfig({**parameters, "seed": seed}, probes, facts[str(parameters["dataset"])].fingerprint)
+        for parameters in complete
+        for seed in spec.seeds
+    )
+
+
+def _varying(spec: SweepSpec, complete: Sequence[Mapping[str, Value]]) -> tuple[str, ...]:
+    """Return the parameters with several values; ``steps`` where epochs vary."""
+    names = dict.fromkeys(
+        "steps" if setting.name == "epochs" else setting.name for setting in spec.parameters
+    )
+    return tuple(
+        name for name in names if len({parameters[name] for parameters in complete if name in parameters}) > 1
+    )

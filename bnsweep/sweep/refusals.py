@@ -1,0 +1,94 @@
+"""What the grammar has and the package has not: refused, each with the reason, until it is built.
+
+Building one of these takes its line away here; the loader reads and checks all of them already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bnsweep.sweep.nodes import Mistakes, Table
+
+__all__ = ["NOT_BUILT", "Refusal", "refuse"]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One thing that is parsed and refused.
+
+    Attributes:
+        key: Top-level key.
+        concerns: Whether a value of that key is refused.
+        must: What must hold until then.
+        reason: Why, and what to do in its place.
+    """
+
+    key: str
+    concerns: Callable[[Any], bool]
+    must: str
+    reason: str
+
+
+NOT_BUILT: tuple[Refusal, ...] = (
+    Refusal(
+        "method", lambda value: value in ("random", "optuna"), "must be grid",
+        "random and optuna are not built yet: method grid enumerates every condition",
+    ),
+    Refusal(
+        "search", lambda _: True, "must be absent",
+        "searches are not built yet: method grid enumerates every condition and needs no budget",
+    ),
+    Refusal(
+        "early_stop", lambda _: True, "must be absent",
+        "early stopping is not built yet: every trial of a grid runs to its end, so that conditions compare",
+    ),
+    Refusal(
+        "metric", lambda value: isinstance(value, tuple), "must be one metric",
+        "several metrics are not built yet: the report shows every reading whatever the metric",
+    ),
+    Refusal(
+        "claims", lambda value: bool(value), "must be empty or absent",
+        "judging claims is not built yet: the report shows the tables and figures behind them",
+    ),
+    Refusal(
+        "constraints", lambda value: bool(value), "must be empty or absent",
+        "constraints are not built yet: use when:, or two sweep files with the same storage",
+    ),
+    Refusal(
+        "deterministic", lambda value: value is True, "must be false or absent",
+        "it concerns searches, which are not built yet; a grid is the same in every run",
+    ),
+    Refusal(
+        "exploratory", lambda value: value is True, "must be false or absent",
+        "it concerns claims, which are not judged yet",
+    ),
+    Refusal(
+        "keep_checkpoints", lambda value: value is True, "must be false or absent",
+        "going on from a finished trial is not built yet: a larger number of steps is a new trial",
+    ),
+    Refusal(
+        "save_weights", lambda value: value == "final", "must be none or absent",
+        "storing final weights is not built yet: curves and readings are stored",
+    ),
+    Refusal(
+        "storage", lambda value: value.startswith("s3://"), "must be a folder",
+        "s3 storage is not built yet: use a folder, or one that all machines share",
+    ),
+)  # fmt: skip
+"""Every refusal; see also ``NOT_BUILT_VALUES`` in ``values.py`` for values of parameters."""
+
+
+def refuse(root: Table, values: Mapping[str, Any], mistakes: Mistakes) -> None:
+    """Note everything in the file that is not built.
+
+    Args:
+        root: The file.
+        values: What was read from it, by top-level key.
+        mistakes: Receives the refusals.
+    """
+    for refusal in NOT_BUILT:
+        value = values.get(refusal.key)
+        if value is not None and refusal.concerns(value):
+            mistakes.add(root.entries[refusal.key], refusal.key, refusal.must, hint=refusal.reason)

@@ -1,0 +1,280 @@
+"""What a sweep file says, as frozen dataclasses: :class:`SweepSpec` and its parts.
+
+A spec holds canonical values (``0.1`` and ``1e-1`` are one value) and nothing that a trial does not
+need in order to be planned or run; :meth:`SweepSpec.to_dict` writes it back as a sweep file's content.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from bnsweep.trial import PARAMETERS, Parameter, Value
+
+__all__ = [
+    "DISTRIBUTIONS",
+    "EPOCHS",
+    "GOALS",
+    "MAX_SEEDS",
+    "MAX_TRIALS",
+    "MAX_VALUES",
+    "METHODS",
+    "SETTINGS",
+    "SWEEP_NAME",
+    "Claim",
+    "Metric",
+    "Range",
+    "Resources",
+    "Setting",
+    "SweepSpec",
+]
+
+SWEEP_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+"""Legal names of a sweep: they become folders, MLflow experiments and job names."""
+
+METHODS = ("grid", "random", "optuna")
+DISTRIBUTIONS = ("uniform", "log_uniform_values", "int_uniform")
+GOALS = {
+    "test_accuracy": "maximize",
+    "train_accuracy": "maximize",
+    "test_loss": "minimize",
+    "train_loss": "minimize",
+}
+"""Readings that a sweep may be judged by, each with the only goal that makes sense."""
+
+MAX_TRIALS = 1_000_000
+MAX_VALUES = 10_000
+MAX_SEEDS = 100_000
+
+EPOCHS = Parameter(
+    "epochs",
+    "int",
+    "Passes over the training split; stands for steps, which it is turned into.",
+    1,
+    1,
+    1_000_000,
+)
+"""May stand in a sweep file in place of ``steps``; a trial has steps alone."""
+
+SETTINGS: Mapping[str, Parameter] = MappingProxyType(
+    {name: parameter for name, parameter in PARAMETERS.items() if name != "seed"} | {"epochs": EPOCHS}
+)
+"""Legal keys under ``parameters``."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """``num`` points from ``low`` to ``high``, both included.
+
+    Attributes:
+        low: First point.
+        high: Last point.
+        num: Number of points; ``None`` where points are drawn, not enumerated.
+        distribution: ``uniform`` and ``int_uniform`` space the points evenly,
+            ``log_uniform_values`` evenly in the logarithm.
+    """
+
+    low: int | float
+    high: int | float
+    num: int | None
+    distribution: str
+
+    def points(self, *, whole: bool = False) -> tuple[int | float, ...]:
+        """Return the points; inner ones are rounded to 6 significant digits, ends are exact.
+
+        Two ways to compute a logarithmic grid differ in the last bit, and a trial's identity must
+        not.
+
+        Args:
+            whole: Round to integers.
+
+        Example:
+            >>> Range(0.001, 1.0, 4, "log_uniform_values").points()
+            (0.001, 0.01, 0.1, 1.0)
+            >>> Range(2, 10, 3, "int_uniform").points(whole=True)
+            (2, 6, 10)
+        """
+        if self.num is None:
+            return ()
+        inner = (self._inner(i / (self.num - 1)) for i in range(1, self.num - 1))
+        if whole:
+            return (self.low, *(round(point) for point in inner), self.high)
+        return (self.low, *(float(f"{point:.6g}") for point in inner), self.high)
+
+    def _inner(self, part: float) -> float:
+        if self.distribution == "log_uniform_values":
+            low, high = math.log(self.low), math.log(self.high)
+            return math.exp(low + (high - low) * part)
+        return self.low * (1 - part) + self.high * part
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key under ``parameters``: the values to try, and where it applies.
+
+    Attributes:
+        name: A key of :data:`SETTINGS`.
+        values: Canonical values, in file order, each once.
+        when: Values of other settings, by name, of which one must hold for each; empty for always.
+        range: The range that the values come from, if it was written as one.
+        line: 1-based line in the file.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    range: Range | None = None
+    line: int | None = field(default=None, compare=False)
+
+    def holds(self, condition: Mapping[str, Value]) -> bool:
+        """Whether this setting is present beside the settings in ``condition``."""
+        return all(condition.get(name) in values for name, values in self.when.items())
+
+    def to_content(self) -> Any:
+        """Return the setting as a sweep file has it: shortest form that says the same."""
+        when = {"when": {name: list(values) for name, values in self.when.items()}} if self.when else {}
+        if self.range is not None:
+            range_ = self.range
+            num = {} if range_.num is None else {"num": range_.num}
+            ends = {"min": range_.low, "max": range_.high}
+            return ends | num | {"distribution": range_.distribution} | when
+        if when:
+            return {"values": list(self.values)} | when
+        return self.values[0] if len(self.values) == 1 else list(self.values)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The reading that a sweep is judged by, and whether more of it is better."""
+
+    name: str
+    goal: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper that the report is to judge, with its thresholds where stated."""
+
+    name: str
+    min_effect: float | None = None
+    alpha: float | None = None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one pack takes of a machine.
+
+    Attributes:
+        cpus: CPU cores.
+        gpus: GPUs; below 1 several packs share one.
+        max_concurrent: Packs at once; ``None`` for as many as fit.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    cpus: float = 1
+    gpus: float = 0
+    max_concurrent: int | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A sweep file that has been read and found right.
+
+    Attributes:
+        name: Name of the sweep, and of its folder and MLflow experiment.
+        parameters: What is swept and what is fixed, in file order.
+        seeds: Replicates, the same for every condition.
+        probes: Options as written, by probe.
+        metric: What the sweep is judged by.
+        description: One sentence for people.
+        method: ``grid``, ``random`` or ``optuna``.
+        claims: Claims to judge.
+        search: Sampler and budget of ``random`` and ``optuna``.
+        early_stop: Rule that ends trials early.
+        resources: What one pack takes.
+        tracking: MLflow's URI; ``none`` for no tracking; ``None`` for SQLite beside the results.
+        storage: Folder of the ledgers, relative to the current directory.
+        data_root: Folder of the data sets, or the image folder itself; no part of a trial's identity.
+        deterministic: Suggestions must not depend on timing.
+        exploratory: Findings are to be marked exploratory.
+        keep_checkpoints: Keep final checkpoints so that ``steps`` can be raised.
+        save_weights: ``none`` or ``final``.
+        constraints: Conditions on combinations of parameters.
+        source: The file's name as the user gave it; empty where there was none.
+        text: The file as submitted.
+        given: Top-level keys that stand in the file.
+    """
+
+    name: str
+    parameters: tuple[Setting, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    metric: Metric = Metric("test_accuracy", "maximize")
+    description: str = ""
+    method: str = "grid"
+    claims: tuple[Claim, ...] = ()
+    search: Mapping[str, Value] = field(default_factory=dict)
+    early_stop: Mapping[str, Value] = field(default_factory=dict)
+    resources: Resources = Resources()
+    tracking: str | None = None
+    storage: str = "results"
+    data_root: str | None = None
+    deterministic: bool = False
+    exploratory: bool = False
+    keep_checkpoints: bool = False
+    save_weights: str = "none"
+    constraints: tuple[str, ...] = ()
+    source: str = field(default="", compare=False)
+    text: str = field(default="", compare=False, repr=False)
+    given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+
+    def setting(self, name: str) -> Setting | None:
+        """Return the setting called ``name``, if the file has it."""
+        return next((setting for setting in self.parameters if setting.name == name), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data from which :func:`~bnsweep.sweep.load_spec` makes an equal spec."""
+        resources = {
+            name: value
+            for name, value in vars(self.resources).items()
+            if name != "max_concurrent" or value is not None
+        }
+        content: dict[str, Any] = {
+            "name": self.name,
+            "description": self.description,
+            "method": self.method,
+            "metric": {"name": self.metric.name, "goal": self.metric.goal},
+            "parameters": {setting.name: setting.to_content() for setting in self.parameters},
+            "seeds": list(self.seeds),
+            "probes": {name: dict(options) for name, options in self.probes.items()},
+            "resources": resources,
+            "storage": self.storage,
+        }
+        for name in ("search", "early_stop"):
+            if getattr(self, name):
+                content[name] = dict(getattr(self, name))
+        for name in ("deterministic", "exploratory", "keep_checkpoints"):
+            if getattr(self, name):
+                content[name] = True
+        if self.claims:
+            content["claims"] = [_claim(claim) for claim in self.claims]
+        if self.tracking is not None:
+            content["tracking"] = {"uri": self.tracking}
+        if self.data_root is not None:
+            content["data_root"] = self.data_root
+        if self.save_weights != "none":
+            content["save_weights"] = self.save_weights
+        if self.constraints:
+            content["constraints"] = list(self.constraints)
+        return content
+
+
+def _claim(claim: Claim) -> Any:
+    limits = {"min_effect": claim.min_effect, "alpha": claim.alpha}
+    stated = {name: value for name, value in limits.items() if value is not None}
+    return {claim.name: stated} if stated else claim.name

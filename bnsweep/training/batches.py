@@ -1,0 +1,80 @@
+"""What the members of a pack see at a step: a pure function of each member's seed and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bnsweep.data import Dataset
+from bnsweep.data.augment import augment_batch
+from bnsweep.data.order import batch_indices
+from bnsweep.norms.noise import SiteNoise, draw_noise
+from bnsweep.trial import TrialConfig
+
+__all__ = ["MemberBatches"]
+
+
+class MemberBatches:
+    """The minibatches and noise draws of K members; holds no random state.
+
+    Args:
+        trials: The members, in order; equal in everything but the per-member parameters.
+        dataset: The data set, resident on its device.
+        noise_sites: Shape of each noisy site for one member and one sample; empty without noise.
+    """
+
+    def __init__(
+        self, trials: Sequence[TrialConfig], dataset: Dataset, noise_sites: Sequence[tuple[int, ...]]
+    ) -> None:
+        parameters = trials[0].parameters
+        self.dataset = dataset
+        self.seeds = [trial.seed for trial in trials]
+        self.noise_sites = tuple(noise_sites)
+        self.augment = str(parameters.get("augment", "none"))
+        size = parameters["batch_size"]
+        self.samples = len(dataset.train_x)
+        self.batch_size = self.samples if size == "full" else min(int(size), self.samples)
+        like = dataset.train_x
+        levels = [float(trial.parameters.get("noise", 0.0)) for trial in trials]
+        self.levels = torch.tensor(levels, dtype=like.dtype, device=like.device)
+
+    def inputs(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the batch of each member at ``step``: inputs ``[K, N, ...]`` and targets ``[K, N, ...]``."""
+        orders = {
+            seed: batch_indices(seed, step, self.samples, self.batch_size) for seed in set(self.seeds)
+        }
+        index = torch.stack([orders[seed] for seed in self.seeds]).to(self.dataset.train_x.device)
+        x, y = self.dataset.train_x[index], self.dataset.train_y[index]
+        if self.augment != "none":
+            x = torch.stack(
+                [augment_batch(self.augment, part, seed, step) for part, seed in zip(x, self.seeds, strict=True)]
+            )
+        return x, y
+
+    def noise(self, step: int, purpose: str = "noise", batch: int | None = None) -> list[SiteNoise] | None:
+        """Return the base noise draws of every site at ``step``, or ``None`` where nothing is noisy.
+
+        Args:
+            step: The optimizer step.
+            purpose: Another purpose gives an independent draw.
+            batch: Samples of the batch; the training batch's by default.
+        """
+        if not self.noise_sites:
+            return None
+        like = self.dataset.train_x
+        return draw_noise(
+            self.noise_sites,
+            batch or self.batch_size,
+            self.seeds,
+            step,
+            dtype=like.dtype,
+            device=like.device,
+            purpose=purpose,
+        )
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with the members at ``rows`` alone."""
+        self.seeds = [self.seeds[row] for row in rows]
+        self.levels = self.levels[torch.tensor(list(rows), device=self.levels.device)]
