@@ -102,12 +102,12 @@ class DataFacts:
 
 
 DATASETS: dict[str, DataFacts] = {
-    "digits": DataFacts(1, 8, 10, 1437, 360, ""),
-    "gaussian": DataFacts(1, 1, 0, 1000, 1000, ""),
-    "mnist": DataFacts(1, 28, 10, 60_000, 10_000, ""),
-    "fashion_mnist": DataFacts(1, 28, 10, 60_000, 10_000, ""),
-    "cifar10": DataFacts(3, 32, 10, 50_000, 10_000, ""),
-    "cifar100": DataFacts(3, 32, 100, 50_000, 10_000, ""),
+    "digits": DataFacts(1, 8, 10, 1437, 360, "489bbe9cbb7c00ed"),
+    "gaussian": DataFacts(1, 1, 0, 1000, 1000, "291b6b9ea869142b"),
+    "mnist": DataFacts(1, 28, 10, 60_000, 10_000, "c4bed6c2284c9513"),
+    "fashion_mnist": DataFacts(1, 28, 10, 60_000, 10_000, "c2df23e9d135ade7"),
+    "cifar10": DataFacts(3, 32, 10, 50_000, 10_000, "e985f830890e4a53"),
+    "cifar100": DataFacts(3, 32, 100, 50_000, 10_000, "ec71ec4845486738"),
 }
 """Facts of every named data set; ``image_folder`` brings its own (``bnsweep data prepare``)."""
 

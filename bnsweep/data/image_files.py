@@ -35,9 +35,9 @@ class Listing:
         digest: Hash of names, sizes and modification times, by which a change is noticed.
     """
 
-    train: list[Path]
+    train: list[str]
     train_labels: list[int]
-    test: list[Path]
+    test: list[str]
     test_labels: list[int]
     class_names: list[str]
     digest: str
@@ -89,9 +89,9 @@ class ImageDecoder:
     def __init__(self, size: int | None) -> None:
         self.colour = False
         self._target = size
-        self._found: tuple[int, Path] | None = None
+        self._found: tuple[int, str] | None = None
 
-    def decode(self, files: list[Path]) -> Pixels:
+    def decode(self, files: list[str]) -> Pixels:
         """Decode images into one array of bytes.
 
         Args:
@@ -111,7 +111,7 @@ class ImageDecoder:
             pixels[index] = image
         return pixels
 
-    def _open(self, file: Path) -> Pixels:
+    def _open(self, file: str) -> Pixels:
         from PIL import Image, ImageOps
 
         try:
@@ -129,7 +129,7 @@ class ImageDecoder:
                 "replace it, or remove it"
             ) from error
 
-    def _check(self, file: Path, mode: str, width: int, height: int) -> None:
+    def _check(self, file: str, mode: str, width: int, height: int) -> None:
         """Refuse what would be changed silently: more than 8 bits a channel, another shape."""
         if mode not in (*GREY_MODES, *COLOUR_MODES):
             raise DataError(
@@ -151,7 +151,7 @@ class ImageDecoder:
             )
 
 
-def _halves(path: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+def _halves(path: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     train, test = _classes(path / "train"), _classes(path / "test")
     if odd := sorted(train.keys() ^ test.keys()):
         raise DataError(
@@ -161,7 +161,7 @@ def _halves(path: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
     return train, test
 
 
-def _split(path: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+def _split(path: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     classes = _classes(path)
     test = {name: files[TEST_EVERY - 1 :: TEST_EVERY] for name, files in classes.items()}
     train = {
@@ -176,18 +176,18 @@ def _split(path: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
     return train, test
 
 
-def _flatten(classes: dict[str, list[Path]], names: list[str]) -> tuple[list[Path], list[int]]:
+def _flatten(classes: dict[str, list[str]], names: list[str]) -> tuple[list[str], list[int]]:
     files = [file for name in names for file in classes[name]]
     labels = [label for label, name in enumerate(names) for _ in classes[name]]
     return files, labels
 
 
-def _classes(path: Path) -> dict[str, list[Path]]:
+def _classes(path: Path) -> dict[str, list[str]]:
     """Return the images of each class folder, sorted by name."""
     classes = {}
     for entry in _folders(path):
         files = [
-            Path(folder, name)
+            os.path.join(folder, name)
             for folder, _, names in os.walk(entry)
             for name in names
             if name.lower().endswith(ENDINGS) and not name.startswith(".")
@@ -212,12 +212,13 @@ def _folders(path: Path) -> list[os.DirEntry[str]]:
         raise DataError(f"the image folder {path} must be readable, but found: {error}") from error
 
 
-def _digest(path: Path, files: list[Path]) -> str:
+def _digest(path: Path, files: list[str]) -> str:
     digest = hashlib.sha256()
     for file in files:
         try:
-            status = file.stat()
+            status = os.stat(file)
         except OSError as error:
             raise DataError(f"the image {file} must be readable, but found: {error}") from error
-        digest.update(f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        name = os.fsencode(file.removeprefix(f"{path}{os.sep}"))
+        digest.update(name + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]

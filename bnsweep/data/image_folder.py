@@ -41,8 +41,9 @@ __all__ = ["load_image_folder", "prepare_image_folder", "read_fingerprint"]
 SCHEMA = 1
 
 _UNREADABLE = (
-    OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, pickle.UnpicklingError,
-)  # fmt: skip
+    *(OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError),
+    pickle.UnpicklingError,
+)
 
 
 def prepare_image_folder(path: Path, size: int | None = None) -> DataFacts:

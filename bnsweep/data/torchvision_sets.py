@@ -44,6 +44,14 @@ __all__ = [
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+"""The four files, unpacked, of MNIST and its relatives."""
+
 
 @dataclass(frozen=True)
 class IdxSource:
@@ -67,11 +75,6 @@ class IdxSource:
     elsewhere: Path | None = None
     package: str = ""
     download: Callable[[Path], object] | None = None
-
-    files = tuple(
-        f"{split}-{part}-ubyte" for split in ("train", "t10k") for part in ("images-idx3", "labels-idx1")
-    )
-    """The unpacked files: images and labels for training, images and labels for testing."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,7 @@ def _idx_paths(root: Path, source: IdxSource) -> list[Path]:
     for folder in (home, source.elsewhere):
         if folder is not None and all(path.is_file() for path in _in_folder(folder, source)):
             return _in_folder(folder, source)
-    how = f"put {', '.join(f'{name}.gz' for name in source.files)}, packed or unpacked, into {home}"
+    how = f"put {', '.join(f'{name}.gz' for name in IDX_FILES)}, packed or unpacked, into {home}"
     if source.elsewhere is not None:
         how += f", or install Debian's package {source.package}, which puts them into {source.elsewhere}"
     fetch(source.name, source.download or _torchvision(source.name), root, f"{source.name}/raw", how)
@@ -245,7 +248,7 @@ def _idx_paths(root: Path, source: IdxSource) -> list[Path]:
 
 def _in_folder(folder: Path, source: IdxSource) -> list[Path]:
     """Return the packed files where they exist, else the unpacked ones."""
-    packed = [folder / f"{name}.gz" for name in source.files]
+    packed = [folder / f"{name}.gz" for name in IDX_FILES]
     return [path if path.is_file() else path.with_suffix("") for path in packed]
 
 

@@ -214,7 +214,5 @@ class RMSNorm(nn.Module):
 
     def _normalize(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
         """Normalize over ``axes``; the axes ``K, C`` of ``x`` are followed by one more."""
-        scale = (x.square().mean(axes, keepdim=True) + self.eps).rsqrt()
-        if self.weight is not None:
-            scale = scale * self.weight.view(self.members, -1, 1)
-        return x * scale
+        y = x * (x.square().mean(axes, keepdim=True) + self.eps).rsqrt()
+        return y if self.weight is None else y * self.weight.view(self.members, -1, 1)

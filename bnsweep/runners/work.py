@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import time
 import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnsweep.sweep.curves import CurveRow
 from bnsweep.sweep.ledger import Ledger
-from bnsweep.sweep.records import CurveRow, Record
+from bnsweep.sweep.records import Record, now
 from bnsweep.trial import TrialConfig, TrialState
 
 if TYPE_CHECKING:
-    from bnsweep.training import PackTrainer
+    from bnsweep.data import Dataset
+    from bnsweep.training import Outcome, PackTrainer
 
 __all__ = ["PackWorker", "Progress", "WorkerContext", "describe_environment"]
 
@@ -87,11 +90,12 @@ class PackWorker:
     def __init__(self, context: WorkerContext) -> None:
         self.context = context
         self.ledger = Ledger(Path(context.ledger))
-        self._datasets: dict[tuple[str, ...], Any] = {}
+        self._datasets: dict[tuple[str, ...], Dataset] = {}
         self._pack_id = ""
         self._trainer: PackTrainer | None = None
         self._trials: list[TrialConfig] = []
-        self._labels: dict[str, str] = {}
+        self._labels: list[str] = []
+        self._attempts: list[dict[str, Any]] = []
         self._started = self._checkpointed = 0.0
         self._sealed = 0
         self._failure: Progress | None = None
@@ -105,10 +109,12 @@ class PackWorker:
         """Take up a pack, from its newest checkpoint that verifies where there is one."""
         self._pack_id, self._trials, self._trainer, self._failure = pack_id, [], None, None
         self._started = self._checkpointed = time.monotonic()
+        self._attempts = [{"started": now(), "host": platform.node(), "pack_id": pack_id, "from_step": 0}]
+        self._sealed = 0
         try:
             pack = self.ledger.read_pack(pack_id)
             self._trials = [TrialConfig.from_dict(content) for content in pack["trials"]]
-            self._labels = dict(pack.get("labels", {}))
+            self._labels = list(pack["labels"])
             self._begin()
         except Exception:
             self._fail()
@@ -122,15 +128,13 @@ class PackWorker:
         self._trainer = PackTrainer(self._trials, self._dataset())
         found = self.ledger.load_checkpoint(self._pack_id)
         if found is None:
-            self.ledger.drop_sealed(self._pack_id, after=0)
-            self._sealed = 0
             return
-        content = torch.load(io.BytesIO(found.content), map_location="cpu", weights_only=True)
-        self._sealed = int(content["sealed"])
-        self.ledger.drop_sealed(self._pack_id, after=self._sealed)
+        content = torch.load(io.BytesIO(found[1]), map_location="cpu", weights_only=True)
         self._trainer.load_state_dict(content["trainer"])
+        self._sealed = int(content["sealed"])
+        self._attempts = [*content["attempts"], {**self._attempts[0], "from_step": found[0]}]
 
-    def _dataset(self) -> Any:
+    def _dataset(self) -> Dataset:
         import torch
 
         from bnsweep.data import load_dataset
@@ -193,13 +197,15 @@ class PackWorker:
         seconds = time.monotonic() - self._started
         return Progress(self._pack_id, len(self._trials), step, steps, seconds=seconds, **more)
 
-    def _rows(self) -> list[tuple[str, CurveRow]]:
+    def _rows(self) -> dict[str, list[CurveRow]]:
+        """Take the readings since the last call, by trial, and stamp them with the time."""
         assert self._trainer is not None
-        now = time.time_ns() // 1_000_000
-        return [
-            (self._trials[row.member].trial_id, CurveRow(row.step, row.name, row.layer, row.value, now))
-            for row in self._trainer.take_readings()
-        ]
+        stamp = time.time_ns() // 1_000_000
+        rows: dict[str, list[CurveRow]] = {}
+        for row in self._trainer.take_readings():
+            own = rows.setdefault(self._trials[row.member].trial_id, [])
+            own.append(CurveRow(row.step, row.name, row.layer, row.value, stamp))
+        return rows
 
     def _checkpoint(self) -> None:
         import torch
@@ -207,7 +213,12 @@ class PackWorker:
         assert self._trainer is not None
         self._sealed += 1
         self.ledger.seal_readings(self._pack_id, self._sealed, self._rows())
-        content = {"sealed": self._sealed, "trainer": self._trainer.state_dict()}
+        ended = {**self._attempts[-1], "ended": now(), "to_step": self._trainer.step_index}
+        content = {
+            "sealed": self._sealed,
+            "attempts": [*self._attempts[:-1], ended],
+            "trainer": self._trainer.state_dict(),
+        }
         self.ledger.save_checkpoint(
             self._pack_id, self._trainer.step_index, lambda stream: torch.save(content, stream)
         )
@@ -222,29 +233,34 @@ class PackWorker:
     def _commit(self) -> dict[str, int]:
         """Write every member's curves and record, then remove what only an open pack needs."""
         assert self._trainer is not None
-        curves: dict[str, list[CurveRow]] = {trial.trial_id: [] for trial in self._trials}
-        for trial_id, row in [*self.ledger.sealed(self._pack_id), *self._rows()]:
-            curves[trial_id].append(row)
-        environment = describe_environment(str(self._trainer.device))
+        curves = self.ledger.sealed(self._pack_id)
+        for trial_id, rows in self._rows().items():
+            curves.setdefault(trial_id, []).extend(rows)
+        self._attempts[-1] |= {"ended": now(), "to_step": self._trainer.step_index}
+        environment = describe_environment(str(self._trainer.device)) | {"threads": self.context.threads}
         states: dict[str, int] = {}
         for outcome in self._trainer.outcomes():
-            trial = self._trials[outcome.member]
-            record = Record(
-                trial=trial,
-                label=self._labels.get(trial.trial_id, trial.label()),
-                state=outcome.state,
-                steps=outcome.steps,
-                diverged_step=outcome.diverged_step,
-                last_finite_loss=outcome.last_finite_loss,
-                readings=outcome.readings,
-                environment=environment,
-                pack_id=self._pack_id,
-                attempts=self.ledger.failure_count(trial.trial_id) + 1,
-            )
-            self.ledger.write_record(record, curves[trial.trial_id])
+            record = self._record(outcome, environment)
+            self.ledger.write_record(record, curves.get(record.trial_id, []))
             states[outcome.state] = states.get(outcome.state, 0) + 1
         self.ledger.close_pack(self._pack_id)
         return states
+
+    def _record(self, outcome: Outcome, environment: dict[str, Any]) -> Record:
+        assert self._trainer is not None
+        facts = self._trainer.dataset.facts
+        return Record.of(
+            self._trials[outcome.member],
+            outcome.state,
+            outcome.steps,
+            outcome.readings,
+            label=self._labels[outcome.member],
+            diverged_step=outcome.diverged_step,
+            last_finite_loss=outcome.last_finite_loss,
+            attempts=tuple(self._attempts),
+            environment=environment,
+            data={"classes": facts.classes, "train": facts.train, "test": facts.test},
+        )
 
     def _fail(self) -> None:
         """Write the traceback of the error being handled as a failure of every member."""
@@ -259,10 +275,8 @@ class PackWorker:
         )
 
 
-def describe_environment(device: str = "cpu") -> dict[str, str]:
+def describe_environment(device: str = "cpu") -> dict[str, Any]:
     """Return the versions and the device that a record's numbers come from."""
-    import platform
-
     import torch
 
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu"

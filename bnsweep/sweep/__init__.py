@@ -7,6 +7,7 @@ and reads its ledger.
 from bnsweep.sweep.loading import load_spec, load_text, to_yaml
 from bnsweep.sweep.packs import Pack, make_packs
 from bnsweep.sweep.plan import Plan, make_plan
+from bnsweep.sweep.schema import schema
 from bnsweep.sweep.spec import Claim, Metric, Range, Resources, Setting, SweepSpec
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "load_text",
     "make_packs",
     "make_plan",
+    "schema",
     "to_yaml",
 ]

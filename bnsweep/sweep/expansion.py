@@ -246,14 +246,15 @@ def read_facts(data_root: str | None) -> DataFacts | None:
         if not path.is_file():
             return None
         content = json.loads(path.read_bytes())
-        numbers = [content[name] for name in ("channels", "size", "classes", "train", "test")]
+        names = ("channels", "size", "classes", "train", "test")
+        channels, size, classes, train, test = numbers = [content[name] for name in names]
         fingerprint = content["fingerprint"]
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise DataError(_damaged(path, f"{type(error).__name__} ({error})")) from None
     legal = all(isinstance(number, int) and number > 0 for number in numbers)
     if not legal or not isinstance(fingerprint, str) or not fingerprint:
         raise DataError(_damaged(path, f"{numbers} and fingerprint {fingerprint!r}"))
-    return DataFacts(*numbers, fingerprint)
+    return DataFacts(channels, size, classes, train, test, fingerprint)
 
 
 def _damaged(path: Path, found: str) -> str:

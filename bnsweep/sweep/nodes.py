@@ -186,7 +186,8 @@ def number_hint(node: Node) -> str:
     if not isinstance(plain_value(text), str) and text:
         return "remove the quotes"
     if text.lower() in _OLD_BOOL:
-        return f"older YAML reads {text} as a truth value: write true or false, or a number, as is meant"
+        meaning = "true" if text.lower() in ("yes", "on", "y") else "false"
+        return f"older YAML reads {text} as {meaning}: write what is meant"
     if re.fullmatch(r"[-+]?[0-9]+(:[0-9]+)+", text):
         return f"older YAML reads {text} in base 60: write the number itself"
     if re.fullmatch(r"[-+]?0[0-9]+(\.[0-9]*)?", text):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from bnsweep.errors import LedgerError
 from bnsweep.sweep import checkpoints
 from bnsweep.sweep.curves import CurveRow, decode_table, encode_sealed, first_rows, rows_of
 from bnsweep.sweep.files import encode_json, link_bytes, read_json, remove_folder
@@ -37,6 +38,22 @@ class PackFolders(SweepFolder):
         folder = self._make(self.pack_dir(pack_id))
         encoded = encode_json({"schema": SCHEMA, **content})
         return link_bytes(folder / "pack.json", encoded, self._scratch)
+
+    def read_pack(self, pack_id: str) -> dict[str, Any]:
+        """Return what :meth:`write_pack` stored.
+
+        Raises:
+            LedgerError: If the pack is absent or damaged.
+        """
+        path = self.pack_dir(pack_id) / "pack.json"
+        try:
+            content = read_json(path)
+            check_schema(content, path)
+        except (ValueError, OSError) as error:
+            raise LedgerError(
+                f"{path} must describe an open pack, but cannot be read: {error}. Run the sweep again."
+            ) from error
+        return content
 
     def open_packs(self) -> dict[str, dict[str, Any]]:
         """Return the contents of every pack that was opened and not closed, by id, sorted."""

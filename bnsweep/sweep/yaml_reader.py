@@ -89,7 +89,7 @@ def parse_text(text: str, mistakes: Mistakes) -> Node:
         for event in yaml.parse(text, Loader=_LOADER):
             builder.feed(event)
     except yaml.MarkedYAMLError as error:
-        _syntax_mistake(error, mistakes, builder.count)
+        _syntax_mistake(error, mistakes, builder.count, text)
     except yaml.YAMLError as error:
         mistakes.stop(None, "", "must be YAML", str(error).partition("\n")[0][:200])
     if builder.root is None:
@@ -97,10 +97,13 @@ def parse_text(text: str, mistakes: Mistakes) -> Node:
     return builder.root
 
 
-def _syntax_mistake(error: yaml.MarkedYAMLError, mistakes: Mistakes, order: int) -> NoReturn:
+def _syntax_mistake(error: yaml.MarkedYAMLError, mistakes: Mistakes, order: int, text: str) -> NoReturn:
     mark = error.problem_mark or error.context_mark
     problem = (error.problem or "a syntax error").removeprefix("found ")[:200]
-    where = Scalar(None, "", line=mark.line + 1 if mark else None, order=order)
+    last = len(text.splitlines())
+    where = Scalar(None, "", line=min(mark.line + 1, last) if mark else None, order=order)
+    if error.context and error.context_mark:
+        problem += f", {error.context[:80]} that begins on line {error.context_mark.line + 1}"
     hint = ""
     if "cannot start any token" in problem:
         hint = "indent with spaces, not tabs, and quote text that begins with a special character"

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bnsweep.data import Dataset
-from bnsweep.data.augment import augment_batch
-from bnsweep.data.order import batch_indices
+from bnsweep.data import Dataset, batch_indices, draw_flip_crop, flip_crop
 from bnsweep.norms.noise import SiteNoise, draw_noise
 from bnsweep.trial import TrialConfig
 
@@ -47,10 +45,9 @@ class MemberBatches:
         }
         index = torch.stack([orders[seed] for seed in self.seeds]).to(self.dataset.train_x.device)
         x, y = self.dataset.train_x[index], self.dataset.train_y[index]
-        if self.augment != "none":
-            x = torch.stack(
-                [augment_batch(self.augment, part, seed, step) for part, seed in zip(x, self.seeds, strict=True)]
-            )
+        if self.augment == "flip_crop":
+            draws = [draw_flip_crop(seed, step, self.batch_size, x.shape[-1]) for seed in self.seeds]
+            x = flip_crop(x.flatten(0, 1), torch.cat(draws)).view(x.shape)
         return x, y
 
     def noise(self, step: int, purpose: str = "noise", batch: int | None = None) -> list[SiteNoise] | None:

@@ -1,0 +1,489 @@
+"""Sweep files: what is refused, where the mistake is said to be, and what is understood."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnsweep.errors import SpecError
+from bnsweep.sweep import Claim, Metric, Range, Resources, Setting, load_spec, load_text, make_plan, to_yaml
+from bnsweep.sweep import refusals
+from bnsweep.sweep.sections import READERS
+from bnsweep.sweep.keys import TOP_KEYS
+from bnsweep.trial import NAMES, PARAMETERS, PROBES
+
+GOOD = {
+    "name": "good",
+    "parameters": {"norm": ["none", "batch", "noisy_batch"], "lr": [0.01, 0.1], "steps": 20},
+    "seeds": 2,
+}
+
+
+def mistakes_of(source):
+    with pytest.raises(SpecError) as caught:
+        load_spec(source)
+    return caught.value.mistakes
+
+
+def parameters(text, top="description: x\n"):
+    return f"name: a\n{top}parameters:\n  {text}\n"
+
+
+CASES = {
+    # id: (text, line, path, words of the message)
+    "no name": ("parameters: {}\n", 1, "name", "given"),
+    "no parameters": ("name: a\n", 1, "parameters", "given"),
+    "a list": ("- a\n- b\n", 1, "", "mapping"),
+    "plain text": ("hello\nworld\n", 1, "", "mapping"),
+    "slash in name": ("name: ../../x\nparameters: {}\n", 1, "name", "lower-case"),
+    "absolute name": ("name: /abs\nparameters: {}\n", 1, "name", "lower-case"),
+    "long name": ("name: " + "a" * 65 + "\nparameters: {}\n", 1, "name", "64"),
+    "html name": ("name: <script>\nparameters: {}\n", 1, "name", "lower-case"),
+    "emoji name": ("name: \U0001f600\nparameters: {}\n", 1, "name", "lower-case"),
+    "number as name": ("name: 2024\nparameters: {}\n", 1, "name", 'quote it: "2024"'),
+    "line break in name": ('name: "a\\n"\nparameters: {}\n', 1, "name", "lower-case"),
+    "unknown key": ("name: a\nparamters: {}\nparameters: {}\n", 2, "paramters", "did you mean parameters?"),
+    "duplicate key": ("name: a\nparameters: {}\nname: b\n", 3, "name", "first on line 1"),
+    "unknown method": (parameters("lr: 1", "method: gird\n"), 2, "method", "did you mean grid?"),
+    "unknown parameter": (parameters("nrom: batch"), 4, "parameters.nrom", "did you mean norm?"),
+    "other tool's name": (parameters("learning_rate: 1"), 4, "parameters.learning_rate", "did you mean lr?"),
+    "seed as parameter": (parameters("seed: 1"), 4, "parameters.seed", "seeds:"),
+    "unknown norm": (parameters("norm: [none, nosy_batch]"), 4, "parameters.norm[1]", "did you mean noisy_batch?"),
+    "bad factory": (parameters("norm: my.mod:"), 4, "parameters.norm", "module:function"),
+    "negative lr": (parameters("lr: -1"), 4, "parameters.lr", "> 0"),
+    "lr is zero": (parameters("lr: 0"), 4, "parameters.lr", "> 0"),
+    "quoted number": (parameters("lr: '0.1'"), 4, "parameters.lr", "remove the quotes"),
+    "no as number": (parameters("momentum: no"), 4, "parameters.momentum", "older YAML reads no as false"),
+    "no as truth": (parameters("affine: no"), 4, "parameters.affine", "true or false"),
+    "sexagesimal": (parameters("steps: 1:30"), 4, "parameters.steps", "base 60"),
+    "octal": (parameters("steps: 010"), 4, "parameters.steps", "write 10"),
+    "hexadecimal": (parameters("steps: 0x10"), 4, "parameters.steps", "decimal"),
+    "thousands": (parameters("steps: 1_000"), 4, "parameters.steps", "separators"),
+    "nan": (parameters("lr: .nan"), 4, "parameters.lr", "finite"),
+    "infinity": (parameters("lr: [.inf]"), 4, "parameters.lr[0]", "finite"),
+    "overflow": (parameters("lr: 1e999"), 4, "parameters.lr", "finite"),
+    "long integer": (parameters("steps: " + "9" * 5000), 4, "parameters.steps", "finite"),
+    "fraction of a step": (parameters("steps: 1.5"), 4, "parameters.steps", "integer"),
+    "truth as number": (parameters("lr: true"), 4, "parameters.lr", "number"),
+    "nothing": (parameters("lr:"), 4, "parameters.lr", "found nothing"),
+    "empty list": (parameters("lr: []"), 4, "parameters.lr", "at least one"),
+    "nested list": (parameters("lr: [[1]]"), 4, "parameters.lr[0]", "number"),
+    "same value twice": (parameters("lr: [0.1, 0.2,\n    1e-1]"), 5, "parameters.lr[2]", "the same as 0.1"),
+    "values is no list": (parameters("lr: {values: 1}"), 4, "parameters.lr.values", "list"),
+    "value and values": (parameters("lr: {value: 1, values: [1]}"), 4, "parameters.lr", "exactly one"),
+    "value and range": (parameters("lr: {value: 1, min: 1}"), 4, "parameters.lr", "exactly one"),
+    "only when": (parameters("lr: {when: {norm: batch}}\n  norm: batch"), 4, "parameters.lr", "exactly one"),
+    "unknown long key": (parameters("lr: {vals: [1]}"), 4, "parameters.lr.vals", "did you mean values?"),
+    "low above high": (parameters("lr: {min: 1, max: 0.1, num: 3}"), 4, "parameters.lr", "min < max"),
+    "low is high": (parameters("lr: {min: 1, max: 1, num: 3}"), 4, "parameters.lr", "min < max"),
+    "no max": (parameters("lr: {min: 1, num: 3}"), 4, "parameters.lr.max", "given"),
+    "no num": (parameters("lr: {min: 1, max: 2}"), 4, "parameters.lr.num", "grid"),
+    "num is 0": (parameters("lr: {min: 1, max: 2, num: 0}"), 4, "parameters.lr.num", "from 2"),
+    "num is 1": (parameters("lr: {min: 1, max: 2, num: 1}"), 4, "parameters.lr.num", "write value:"),
+    "num is -1": (parameters("lr: {min: 1, max: 2, num: -1}"), 4, "parameters.lr.num", "from 2"),
+    "num is huge": (parameters("lr: {min: 1, max: 2, num: 1000000000000}"), 4, "parameters.lr.num", "10,000"),
+    "log of 0": (
+        parameters("momentum: {min: 0, max: 0.9, num: 3, distribution: log_uniform_values}"),
+        4, "parameters.momentum.min", "> 0",
+    ),
+    "end out of range": (parameters("momentum: {min: 0, max: 2, num: 3}"), 4, "parameters.momentum.max", "< 1"),
+    "text as end": (parameters("lr: {min: no, max: 2, num: 3}"), 4, "parameters.lr.min", "number"),
+    "W&B's log_uniform": (
+        parameters("lr: {min: 1, max: 2, num: 3, distribution: log_uniform}"),
+        4, "parameters.lr.distribution", "exponents",
+    ),
+    "quantized": (
+        parameters("lr: {min: 1, max: 2, num: 3, distribution: q_uniform}"),
+        4, "parameters.lr.distribution", "list the values",
+    ),
+    "misspelt distribution": (
+        parameters("lr: {min: 1, max: 2, num: 3, distribution: unifrm}"),
+        4, "parameters.lr.distribution", "did you mean uniform?",
+    ),
+    "uniform integers": (
+        parameters("steps: {min: 1, max: 9, num: 3, distribution: uniform}"),
+        4, "parameters.steps.distribution", "int_uniform",
+    ),
+    "too many integers": (parameters("steps: {min: 1, max: 3, num: 9}"), 4, "parameters.steps.num", "3 differ"),
+    "range of names": (parameters("norm: {min: 1, max: 2, num: 2}"), 4, "parameters.norm", "list the values"),
+    "steps and epochs": (parameters("steps: 3\n  epochs: 2"), 5, "parameters.epochs", "both steps and epochs"),
+    "unknown when": (
+        parameters("noise: {value: 1, when: {nrom: batch}}\n  norm: noisy_batch"),
+        4, "parameters.noise.when.nrom", "did you mean norm?",
+    ),
+    "when on a default": (
+        parameters("noise: {value: 1, when: {norm: noisy_batch}}"),
+        4, "parameters.noise.when.norm", "of this file",
+    ),
+    "when never": (
+        parameters("noise: {value: 1, when: {norm: noisy_batch}}\n  norm: [none, batch]"),
+        4, "parameters.noise.when.norm", "hold for some trial",
+    ),
+    "empty when": (parameters("lr: {value: 1, when: {}}"), 4, "parameters.lr.when", "mapping"),
+    "illegal when": (
+        parameters("noise: {value: 1, when: {norm: [noisy]}}\n  norm: noisy_batch"),
+        4, "parameters.noise.when.norm[0]", "did you mean noisy_",
+    ),
+    "when on itself": (
+        parameters("lr: {values: [1, 2], when: {lr: 1}}"), 4, "parameters.lr.when", "lr -> lr",
+    ),
+    "cyclic when": (
+        parameters("lr: {value: 1, when: {steps: 1}}\n  steps: {value: 1, when: {lr: 1}}"),
+        4, "parameters.lr.when", "lr -> steps -> lr",
+    ),
+    "does not apply": (
+        parameters("norm: [batch, noisy_batch]\n  noise: [0.5, 1]"),
+        5, "parameters.noise", "add when: {norm: noisy_batch}",
+    ),
+    "applies to several": (
+        parameters("norm: [none, l1, batch, l2]\n  lp_centered: true"),
+        5, "parameters.lp_centered", "add when: {norm: [l1, l2]}",
+    ),
+    "applies nowhere": (parameters("norm: batch\n  noise: 0.5"), 5, "parameters.noise", "remove it"),
+    "wrong pair": (parameters("model: dln\n  dataset: digits"), 4, "parameters.model", "dln needs gaussian"),
+    "instance without space": (
+        parameters("model: mlp\n  norm: instance"), 4, "parameters.norm", "undefined for model mlp",
+    ),
+    "nesterov alone": (parameters("nesterov: true"), 4, "parameters.nesterov", "momentum > 0"),
+    "batch above data": (parameters("batch_size: 2000"), 4, "parameters.batch_size", "1437"),
+    "too many steps": (parameters("epochs: 1000000"), 4, "parameters.epochs", "steps"),
+    "grid too large": (
+        parameters("lr: {min: 1, max: 2, num: 1000}\n  momentum: {min: 0, max: 0.5, num: 1000}", "seeds: 1000\n"),
+        3, "parameters", "1,000,000,000 (1000 lr x 1000 momentum x 1000 seeds)",
+    ),
+    "image_folder nowhere": (parameters("dataset: image_folder"), 4, "data_root", "given"),
+    "no seeds": (parameters("lr: 1", "seeds: 0\n"), 2, "seeds", "from 1"),
+    "seeds as text": (parameters("lr: 1", "seeds: 010\n"), 2, "seeds", "write 10"),
+    "too many seeds": (parameters("lr: 1", "seeds: 1000000000000\n"), 2, "seeds", "100,000"),
+    "negative seed": (parameters("lr: 1", "seeds: [0, -1]\n"), 2, "seeds[1]", "from 0"),
+    "same seed twice": (parameters("lr: 1", "seeds: [3, 3]\n"), 2, "seeds[1]", "not there yet"),
+    "empty seeds": (parameters("lr: 1", "seeds: []\n"), 2, "seeds", "1 to"),
+    "unknown metric": (
+        parameters("lr: 1", "metric: {name: accuracy}\n"), 2, "metric.name", "did you mean test_accuracy?",
+    ),
+    "metric is text": (parameters("lr: 1", "metric: test_loss\n"), 2, "metric", "{name: test_loss}"),
+    "wrong goal": (
+        parameters("lr: 1", "metric: {name: test_loss, goal: maximize}\n"), 2, "metric.goal", "minimize",
+    ),
+    "accuracy of a regression": (
+        parameters("model: dln", "metric: {name: test_accuracy}\n"), 2, "metric.name", "use test_loss",
+    ),
+    "unknown probe": (parameters("lr: 1", "probes: {isc: {}}\n"), 2, "probes.isc", "did you mean ics?"),
+    "unknown option": (
+        parameters("lr: 1", "probes: {ics: {evry: 1}}\n"), 2, "probes.ics.evry", "did you mean every?",
+    ),
+    "probe is a number": (parameters("lr: 1", "probes: {ics: 50}\n"), 2, "probes.ics", "every: 50"),
+    "every is 0": (parameters("lr: 1", "probes: {ics: {every: 0}}\n"), 2, "probes.ics.every", "from 1"),
+    "layer 0": (parameters("lr: 1", "probes: {ics: {layers: [0]}}\n"), 2, "probes.ics.layers[0]", "from 1"),
+    "layer twice": (parameters("lr: 1", "probes: {ics: {layers: [1, 1]}}\n"), 2, "probes.ics.layers[1]", "yet"),
+    "layers is a word": (parameters("lr: 1", "probes: {ics: {layers: some}}\n"), 2, "probes.ics.layers", "all"),
+    "layer too deep": (
+        parameters("lr: 1", "probes: {ics: {layers: [3, 12]}}\n"), 2, "probes.ics.layers", "layers from 1 to 11",
+    ),
+    "step size 0": (
+        parameters("lr: 1", "probes: {landscape: {step_sizes: [1, 0]}}\n"),
+        2, "probes.landscape.step_sizes[1]", "> 0",
+    ),
+    "no step sizes": (
+        parameters("lr: 1", "probes: {landscape: {step_sizes: []}}\n"), 2, "probes.landscape.step_sizes", "list",
+    ),
+    "unknown noise": (
+        parameters("lr: 1", "probes: {ics: {noise: froze}}\n"), 2, "probes.ics.noise", "did you mean frozen?",
+    ),
+    "no cpus": (parameters("lr: 1", "resources: {cpus: 0}\n"), 2, "resources.cpus", "> 0"),
+    "negative gpus": (parameters("lr: 1", "resources: {gpus: -1}\n"), 2, "resources.gpus", ">= 0"),
+    "one and a half gpus": (parameters("lr: 1", "resources: {gpus: 1.5}\n"), 2, "resources.gpus", "whole"),
+    "nothing at once": (
+        parameters("lr: 1", "resources: {max_concurrent: 0}\n"), 2, "resources.max_concurrent", ">= 1",
+    ),
+    "cuda without gpu": (
+        parameters("lr: 1", "resources: {device: cuda, gpus: 0}\n"), 2, "resources.gpus", "for device cuda",
+    ),
+    "cpu with gpu": (
+        parameters("lr: 1", "resources: {device: cpu, gpus: 1}\n"), 2, "resources.gpus", "for device cpu",
+    ),
+    "tracking is text": (parameters("lr: 1", "tracking: none\n"), 2, "tracking", "{uri: none}"),
+    "tracking in a file": (parameters("lr: 1", "tracking: {uri: file:///x}\n"), 2, "tracking.uri", "sqlite"),
+    "tracking nowhere": (parameters("lr: 1", "tracking: {uri: 'http://:80'}\n"), 2, "tracking.uri", "http"),
+    "bad port": (parameters("lr: 1", "tracking: {uri: 'http://a:999999'}\n"), 2, "tracking.uri", "http"),
+    "password": (
+        parameters("lr: 1", "tracking: {uri: 'https://me:secret@host'}\n"), 2, "tracking.uri", "MLFLOW_TRACKING_",
+    ),
+    "storage elsewhere": (parameters("lr: 1", "storage: gs://x\n"), 2, "storage", "folder"),
+    "storage is empty": (parameters("lr: 1", "storage: ''\n"), 2, "storage", "text"),
+    "storage with NUL": (parameters("lr: 1", 'storage: "a\\0b"\n'), 2, "storage", "text"),
+    "truth as text": (parameters("lr: 1", "deterministic: yes\n"), 2, "deterministic", "true or false"),
+    "search in a grid": (parameters("lr: 1", "search: {num_trials: 3}\n"), 2, "search", "enumerated"),
+    "search for nothing": (
+        parameters("lr: 1", "search: {num_trials: 0}\n"), 2, "search.num_trials", ">= 1",
+    ),
+    "endless search": (
+        parameters("lr: 1", "search: {num_trials: 1000000000000}\n"), 2, "search.num_trials", "<= 1e+06",
+    ),
+    "claims after a search": (
+        parameters("lr: 1", "method: optuna\nsearch: {num_trials: 3}\nclaims: [x]\n"), 4, "claims", "bias",
+    ),
+    # what is not built
+    "random": (parameters("lr: 1", "method: random\n"), 2, "method", "not built yet"),
+    "optuna": (parameters("lr: 1", "method: optuna\n"), 2, "method", "not built yet"),
+    "search": (
+        parameters("lr: 1", "method: random\nsearch: {sampler: tpe, num_trials: 64}\n"), 3, "search", "not built",
+    ),
+    "early stop": (
+        parameters("lr: 1", "early_stop: {type: asha, min_steps: 100, eta: 3}\n"), 2, "early_stop", "not built",
+    ),
+    "claims": (parameters("lr: 1", "claims: [lr_robustness]\n"), 2, "claims", "not built"),
+    "two metrics": (
+        parameters("lr: 1", "metric: [{name: test_loss}, {name: train_loss}]\n"), 2, "metric", "not built",
+    ),
+    "constraints": (parameters("lr: 1", "constraints: [lr < 1]\n"), 2, "constraints", "not built"),
+    "deterministic": (parameters("lr: 1", "deterministic: true\n"), 2, "deterministic", "not built"),
+    "exploratory": (parameters("lr: 1", "exploratory: true\n"), 2, "exploratory", "not judged yet"),
+    "checkpoints": (parameters("lr: 1", "keep_checkpoints: true\n"), 2, "keep_checkpoints", "not built"),
+    "weights": (parameters("lr: 1", "save_weights: final\n"), 2, "save_weights", "not built"),
+    "s3": (parameters("lr: 1", "storage: s3://bucket/x\n"), 2, "storage", "not built"),
+    "bfloat16": (parameters("precision: bfloat16"), 4, "parameters.precision", "not built"),
+    "unnamed claim": (parameters("lr: 1", "claims: [3]\n"), 2, "claims[0]", "name of a claim"),
+    "claim's level": (parameters("lr: 1", "claims: [{a: {alpha: 2}}]\n"), 2, "claims[0].a.alpha", "0.5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_mistake_has_its_line_and_key(case):
+    text, line, path, words = CASES[case]
+    found = [m for m in mistakes_of(text) if (m.line, m.path) == (line, path) and words in str(m)]
+    assert found, [(m.line, m.path, str(m)) for m in mistakes_of(text)]
+
+
+FOLLOWED = {"claims after a search", "search in a grid", "search", "early stop", "optuna", "endless search", "cyclic when"}
+FOLLOWED |= {"search for nothing", "random", "tracking is text", "plain text"}
+
+
+@pytest.mark.parametrize("case", sorted(set(CASES) - FOLLOWED))
+def test_one_slip_is_one_mistake(case):
+    assert len(mistakes_of(CASES[case][0])) == 1
+
+
+def test_all_mistakes_at_once_in_file_order(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        "name: A/b\n"
+        "method: gird\n"
+        "parameters:\n"
+        "  norm: [none, nosy_batch]\n"
+        "  noise: [1]\n"
+        "  lr: {min: 1, max: 0.1, num: 3}\n"
+        "  momentum: no\n"
+        "  nois: 3\n"
+        "seeds: 0\n"
+        "probes:\n"
+        "  ics: {evry: 50, layers: [99]}\n"
+        "tracking: &x {uri: foo}\n"
+        "seeds: 3\n"
+        "claims: [a]\n"
+        "foo: 1\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        load_spec(path)
+    found = [(mistake.line, mistake.path) for mistake in caught.value.mistakes]
+    assert found == [
+        (1, "name"), (2, "method"), (4, "parameters.norm[1]"), (6, "parameters.lr"), (7, "parameters.momentum"),
+        (8, "parameters.nois"), (9, "seeds"), (11, "probes.ics.evry"), (11, "probes.ics.layers"),
+        (12, "tracking"), (12, "tracking.uri"), (13, "seeds"), (14, "claims"), (15, "foo"),
+    ]  # fmt: skip
+    assert all(line.startswith(f"{path}:") for line in str(caught.value).splitlines())
+    assert caught.value.exit_code == 2
+
+
+def test_what_depends_on_a_mistake_is_no_second_mistake():
+    found = mistakes_of(parameters("norm: nosy_batch\n  noise: {values: [0.5, 1], when: {norm: noisy_batch}}"))
+    assert [mistake.path for mistake in found] == ["parameters.norm"]
+    found = mistakes_of(parameters("modl: dln\n  depth: 3\n  dataset: gaussian"))
+    assert [mistake.path for mistake in found] == ["parameters.modl"]
+
+
+def test_a_dictionary_is_checked_alike():
+    bad = {**GOOD, "name": "no/slash", "parameters": {"lr": -1}}
+    assert [(m.line, m.path) for m in mistakes_of(bad)] == [(None, "name"), (None, "parameters.lr")]
+
+
+def test_numpy_numbers_are_numbers():
+    np = pytest.importorskip("numpy")
+    spec = load_spec({**GOOD, "parameters": {"lr": list(np.geomspace(0.01, 1, 3)), "steps": np.int64(7)}})
+    assert spec.setting("lr").values == (0.01, 0.1, 1.0)
+    assert spec.setting("steps").values == (7,)
+
+
+def test_everything_is_understood(tmp_path):
+    path = tmp_path / "all.yaml"
+    path.write_text(
+        "name: all-1\n"
+        "description: 'no: 1'\n"
+        "method: grid\n"
+        "metric: {name: train_loss}\n"
+        "parameters:\n"
+        "  model: {value: vgg13}\n"
+        "  noise: {values: [0.5, 1], when: {norm: [noisy_batch, noisy_none], lr: 1e-1}}\n"
+        "  norm: [batch, noisy_batch, 'my.norms:make_1']\n"
+        "  lr: {min: 1e-3, max: 1e-1, num: 3, distribution: log_uniform_values}\n"
+        "  batch_size: {values: [full, 128]}\n"
+        "  epochs: 2\n"
+        "seeds: [7, 3]\n"
+        "probes:\n"
+        "  moments:\n"
+        "  ics: {every: 5, layers: [3, 1]}\n"
+        "  landscape: {step_sizes: [4, 1], noise: resampled}\n"
+        "claims: []\n"
+        "resources: {cpus: 0.5, device: cuda, max_concurrent: 3}\n"
+        "tracking: {uri: 'https://mlflow.example.org:5000/x'}\n"
+        "storage: out/here\n"
+        "data_root: ~/data\n"
+        "keep_checkpoints: false\n"
+        "save_weights: none\n"
+    )
+    spec = load_spec(str(path))
+    assert spec.metric == Metric("train_loss", "minimize")
+    assert spec.seeds == (7, 3)
+    assert spec.setting("noise") == Setting(
+        "noise", (0.5, 1.0), {"norm": ("noisy_batch", "noisy_none"), "lr": (0.1,)}
+    )
+    assert spec.setting("lr").values == (0.001, 0.01, 0.1)
+    assert spec.setting("lr").range == Range(0.001, 0.1, 3, "log_uniform_values")
+    assert spec.setting("noise").line == 7
+    assert spec.probes == {
+        "moments": {},
+        "ics": {"every": 5, "layers": [1, 3]},
+        "landscape": {"step_sizes": [1.0, 4.0], "noise": "resampled"},
+    }
+    assert spec.resources == Resources(0.5, 1, 3, "cuda")
+    assert (spec.tracking, spec.storage, spec.data_root) == (
+        "https://mlflow.example.org:5000/x", "out/here", "~/data",
+    )  # fmt: skip
+    assert spec.description == "no: 1"
+    assert spec.text == path.read_text()
+    assert spec.source == str(path)
+    assert load_spec(spec.to_dict()) == spec
+    # lr 0.1: three norms, noisy_batch twice; other lrs: three norms; two batch sizes, two seeds
+    assert make_plan(spec).count == (4 + 3 + 3) * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("uri", "legal"),
+    [
+        ("none", True), ("sqlite:///x.db", True), ("sqlite:////abs/x.db", True), ("http://localhost:5000", True),
+        ("https://h/p", True), ("sqlite:///", False), ("http://", False), ("ftp://x", False), ("mlruns", False),
+    ],
+)  # fmt: skip
+def test_tracking_uris(uri, legal):
+    if legal:
+        assert load_spec({**GOOD, "tracking": {"uri": uri}}).tracking == uri
+    else:
+        assert [m.path for m in mistakes_of({**GOOD, "tracking": {"uri": uri}})] == ["tracking.uri"]
+
+
+def test_defaults():
+    spec = load_spec({"name": "a", "parameters": {}})
+    assert (spec.method, spec.seeds, spec.metric.name, spec.storage, spec.tracking) == (
+        "grid", (0,), "test_accuracy", "results", None,
+    )  # fmt: skip
+    assert spec.given == {"name", "parameters"}
+    assert load_spec({"name": "a", "parameters": {"model": "dln"}}).metric == Metric("test_loss", "minimize")
+
+
+def test_what_is_refused_is_parsed_all_the_same(monkeypatch):
+    monkeypatch.setattr(refusals, "NOT_BUILT", ())
+    spec = load_spec(
+        {
+            **GOOD,
+            "method": "optuna",
+            "parameters": {"lr": {"min": 0.01, "max": 1, "distribution": "log_uniform_values"}},
+            "search": {"sampler": "tpe", "num_trials": 64, "lag": 2},
+            "early_stop": {"type": "asha", "eta": 4},
+            "claims": ["a", {"b": {"alpha": 0.01}}],
+            "exploratory": True,
+            "deterministic": True,
+            "constraints": ["lr < 1"],
+        }
+    )
+    assert spec.claims == (Claim("a"), Claim("b", None, 0.01))
+    assert spec.search == {"sampler": "tpe", "num_trials": 64, "lag": 2}
+    assert spec.setting("lr").range == Range(0.01, 1.0, None, "log_uniform_values")
+    assert load_spec(spec.to_dict()) == spec
+
+
+def test_every_refusal_names_a_key_of_the_grammar():
+    assert {refusal.key for refusal in refusals.NOT_BUILT} <= set(TOP_KEYS) | set(READERS)
+
+
+def test_importing_costs_little():
+    code = """
+import sys, bnsweep.sweep
+print([name for name in ("numpy", "pyarrow", "pandas", "torch", "ray", "mlflow", "scipy") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# Properties over random documents
+
+numbers = st.sampled_from([0, 1, 2, 3, 5, 1e-3, 0.5, -1, 1e300, 2.5]) | st.integers(-3, 200) | st.floats()
+words = st.sampled_from(
+    [*(name for names in NAMES.values() for name in names), "full", "all", "no", "1e-3", "a:b", "grid", "x", ""]
+)
+values = st.none() | st.booleans() | numbers | words | st.text(max_size=6)
+names = st.sampled_from([*PARAMETERS, "epochs"]) | st.text(max_size=4)
+options = st.sampled_from(["every", "layers", "noise", "step_sizes", "name", "goal", "uri", "cpus", "gpus", "type"])
+longs = st.dictionaries(
+    st.sampled_from(["value", "values", "min", "max", "num", "distribution", "when", "valu"]),
+    values | st.lists(values, max_size=3) | st.dictionaries(names, values, max_size=2),
+    max_size=5,
+)
+entries = values | st.lists(values, max_size=4) | longs
+sections = st.one_of(
+    entries,
+    st.dictionaries(names, entries, max_size=5),
+    st.dictionaries(
+        st.sampled_from(list(PROBES)) | options, st.dictionaries(options, entries, max_size=3) | values, max_size=3
+    ),
+)
+tops = st.sampled_from([*TOP_KEYS, *READERS, "parameters", "colour"])
+documents = st.dictionaries(tops, sections, max_size=6).map(lambda extra: {**GOOD, **extra})
+
+
+def check_document(load):
+    """Either a SpecError with its mistakes, or a spec that can be written and read back."""
+    try:
+        spec = load()
+    except SpecError as error:
+        assert error.mistakes
+        assert all(mistake.must and mistake.found for mistake in error.mistakes)
+        return
+    assert load_spec(spec.to_dict()) == spec
+    assert load_text(spec.text) == spec
+    plan = make_plan(spec)
+    assert len(set(plan.trial_ids)) == len(plan.trials)
+
+
+@settings(max_examples=1200, deadline=None)
+@given(documents)
+def test_random_documents(content):
+    check_document(lambda: load_spec(content))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(names, entries, min_size=1, max_size=4))
+def test_random_parameters_as_text(content):
+    check_document(lambda: load_text(to_yaml({**GOOD, "parameters": content})))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_damaged_files(data):
+    text = Path(__file__).parents[2].joinpath("sweeps", "quickstart.yaml").read_text()
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + 40)))
+    inserted = data.draw(st.text("{}[]:,-&*!|>'\"#%@\n\t 019.eaxno", max_size=6))
+    check_document(lambda: load_text(text[:start] + inserted + text[end:]))
