@@ -112,14 +112,17 @@ class ImageDecoder:
         return pixels
 
     def _open(self, file: str) -> Pixels:
-        from PIL import Image, ImageOps
+        from PIL import Image
 
         try:
             with Image.open(file) as image:
                 self._check(file, image.mode, *image.size)
                 rgb = image.convert("RGB")
             if self._target is not None:
-                rgb = ImageOps.fit(rgb, (self._target, self._target), Image.Resampling.BILINEAR)
+                side = min(rgb.size)
+                left, top = ((length - side) // 2 for length in rgb.size)
+                middle = rgb.crop((left, top, left + side, top + side))
+                rgb = middle.resize((self._target, self._target), Image.Resampling.BILINEAR)
             return np.asarray(rgb)
         except DataError:
             raise

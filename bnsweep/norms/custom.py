@@ -204,8 +204,8 @@ def _check_state(name: str, module: nn.Module, channels: int) -> None:
                 raise SpecError(
                     _mistake(
                         name,
-                        f"must give every parameter and buffer a first axis of num_features, because it says "
-                        f"per_channel = True, but {kind} {key} has shape {shape} at num_features = {channels}",
+                        f"must give every parameter and buffer a first axis of num_features, as it says "
+                        f"per_channel = True, but {kind} {key} has shape {shape} for {channels} features",
                     )
                 )
 

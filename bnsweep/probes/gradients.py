@@ -70,12 +70,9 @@ def member_gradients(
                 f"{wanted}, but found shape {tuple(losses.shape)}, "
                 f"requires_grad {losses.requires_grad}"
             )
+        # a scalar, because torch loads sympy (3 s) when it is given grad_outputs
         gradients = torch.autograd.grad(
-            losses,
-            [leaves[name] for name in wanted],
-            grad_outputs=torch.ones_like(losses),
-            allow_unused=True,
-            materialize_grads=True,
+            losses.sum(), [leaves[name] for name in wanted], allow_unused=True, materialize_grads=True
         )
     return losses.detach(), dict(zip(wanted, gradients, strict=True))
 

@@ -245,6 +245,7 @@ class TuneRunner:
                 storage_path=folder,
                 callbacks=[_Watch(searcher, report)],
                 failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         )

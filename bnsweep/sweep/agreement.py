@@ -22,6 +22,9 @@ from bnsweep.trial import DATASETS, DataFacts, Value, weight_layer_count
 
 __all__ = ["check_agreement"]
 
+MAX_KINDS = 20_000
+"""Most combinations that are checked one by one."""
+
 _APPLIES = re.compile(r"(\w+) applies only where (.*)")
 
 
@@ -45,21 +48,33 @@ def check_agreement(root: Table, values: Mapping[str, Any], settings: Settings, 
         return False
     completer = Completer(_facts(root, values, settings, mistakes))
     problems: dict[str, list[Mapping[str, Value]]] = {}
-    complete_ones: list[dict[str, Value]] = []
-    met: list[Mapping[str, Value]] = []
-    for condition in conditions(representatives(settings.legal)):
-        met.append(condition)
+    trials: list[dict[str, Value]] = []
+    met = list(conditions(representatives(settings.legal)))
+    for condition in met:
         try:
-            complete_ones.append(completer.complete(condition))
+            trials.append(completer.complete(condition))
         except ValueError as error:
-            for line in str(error).splitlines():
+            lines = str(error).splitlines()
+            for line in lines:
                 problems.setdefault(line, []).append(condition)
+            trials.extend(_without_misplaced(condition, lines, completer))
     for text, where in problems.items():
         if not _mentions(text, settings.wrong):
             _note(text, where, met, settings, root, mistakes)
     if not settings.wrong & {"model", "depth"}:
-        _check_layers(root, values, complete_ones, mistakes)
-    return _check_metric(root, values, settings, complete_ones, mistakes)
+        _check_layers(root, values, trials, mistakes)
+    return _check_metric(root, values, settings, trials, mistakes)
+
+
+def _without_misplaced(
+    condition: Mapping[str, Value], lines: Sequence[str], completer: Completer
+) -> list[dict[str, Value]]:
+    """Return the trial without the settings that do not apply, if that is all that is wrong."""
+    misplaced = {match[1] for match in map(_APPLIES.fullmatch, lines) if match}
+    try:
+        return [completer.complete({k: v for k, v in condition.items() if k not in misplaced})]
+    except ValueError:
+        return []
 
 
 def _check_method(root: Table, values: Mapping[str, Any], mistakes: Mistakes) -> None:
@@ -81,8 +96,11 @@ def _small_enough(root: Table, values: Mapping[str, Any], settings: Settings, mi
     node: Node | None = root.keys.get("parameters", root)
     try:
         size = count_conditions(settings.legal) * len(seeds)
+        kinds = count_conditions(representatives(settings.legal))
+        if size <= MAX_TRIALS and kinds > MAX_KINDS:
+            raise ValueError(f"{kinds:,} combinations that when: tells apart, above {MAX_KINDS:,}")
     except ValueError as error:
-        mistakes.add(node, "parameters", "must be simple enough to count", str(error), "use two sweep files")
+        mistakes.add(node, "parameters", "must be simple enough to check", str(error), "use two sweep files")
         return False
     if size <= MAX_TRIALS:
         return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ DECIDING = frozenset(
 )
 """Settings whose value decides which others apply, what they default to, or what goes together."""
 
-MAX_STATES = 100_000
+MAX_STATES = 5_000
 
 _STEPS = PARAMETERS["steps"]
 
@@ -92,7 +93,7 @@ def count_conditions(settings: Sequence[Setting]) -> int:
     no later one asks for it.
 
     Raises:
-        ValueError: If the conditions depend on each other in more than 100,000 ways.
+        ValueError: If the conditions depend on each other in more than 5,000 ways.
 
     Example:
         >>> count_conditions([Setting("lr", tuple(range(1000))), Setting("noise", tuple(range(1000)))])
@@ -111,8 +112,8 @@ def count_conditions(settings: Sequence[Setting]) -> int:
                 after = {**before, setting.name: group[0]} if group else before
                 key = tuple((name, value) for name, value in after.items() if name in needed)
                 grown[key] = grown.get(key, 0) + count * max(1, len(group))
-        if len(grown) > MAX_STATES:
-            raise ValueError(f"more than {MAX_STATES:,} ways in which when: depends on other settings")
+            if len(grown) > MAX_STATES:
+                raise ValueError(f"more than {MAX_STATES:,} ways in which when: depends on other settings")
         states = grown
     return sum(states.values())
 
@@ -173,12 +174,13 @@ def steps_of(epochs: int, batch_size: Value, train: int) -> int:
     return epochs if batch_size == "full" else epochs * (train // int(batch_size))
 
 
+@dataclass
 class Completer:
     """Fills in the defaults of conditions and checks that their settings go together.
 
     Work is done once for all conditions that differ only in numbers on which nothing depends.
 
-    Args:
+    Attributes:
         facts_of: Facts of the data sets.
 
     Example:
@@ -187,9 +189,8 @@ class Completer:
         22
     """
 
-    def __init__(self, facts_of: FactsOf) -> None:
-        self.facts_of = facts_of
-        self._known: dict[object, dict[str, Value] | ValueError] = {}
+    facts_of: FactsOf
+    _known: dict[object, dict[str, Value] | ValueError] = field(default_factory=dict, repr=False)
 
     def complete(self, condition: Mapping[str, Value]) -> dict[str, Value]:
         """Return all parameters of a condition but the seed; epochs become steps.

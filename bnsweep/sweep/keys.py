@@ -67,7 +67,7 @@ class Key:
         if self.kind == "text":
             return f"must be {self.what or 'text'}"
         noun = "an integer" if self.kind == "integer" else "a number"
-        ends = f"{'>' if self.open_low else '>='} {self.low:g} and <= {self.high:g}"
+        ends = f"{'>' if self.open_low else '>='} {self.low:,} and <= {self.high:,}"
         return f"must be {noun} {ends}"
 
     def read(self, node: Node, path: str, mistakes: Mistakes) -> Any:
@@ -149,7 +149,9 @@ SEARCH_KEYS: dict[str, Key] = {
     "num_trials": Key("integer", "Conditions to try.", "(required)", 1, 1_000_000),
     "lag": Key("integer", "Results that a suggestion may not wait for.", None, 1, 100_000),
     "storage": Key("text", "Storage of the study."),
-    "timeout": Key("number", "Seconds after which nothing new is suggested.", None, 0, 1e9, open_low=True),
+    "timeout": Key(
+        "number", "Seconds after which nothing new is suggested.", None, 0, 1_000_000_000, open_low=True
+    ),
 }
 EARLY_STOP_KEYS: dict[str, Key] = {
     "type": Key("choice", "Rule.", "(required)", choices=("asha", "median")),
@@ -157,7 +159,7 @@ EARLY_STOP_KEYS: dict[str, Key] = {
     "eta": Key("number", "One in eta goes on at each rung.", 3, 1, 1000, open_low=True),
 }
 CLAIM_KEYS: dict[str, Key] = {
-    "min_effect": Key("number", "Smallest effect that counts.", "the claim's own", 0, 1e6),
+    "min_effect": Key("number", "Smallest effect that counts.", "the claim's own", 0, 1_000_000),
     "alpha": Key("number", "Level of the test.", 0.05, 0, 0.5, open_low=True),
 }
 

@@ -106,6 +106,7 @@ class Mistakes:
     _found: list[tuple[int, Mistake]] = field(default_factory=list)
 
     def __len__(self) -> int:
+        """Return how many were noted."""
         return len(self._found)
 
     def add(self, node: Node | None, path: str, must: str, found: str = "", hint: str = "") -> None:
@@ -170,7 +171,7 @@ def plain_value(text: str) -> object:
     if _FLOAT.fullmatch(text):
         return float(text)
     if _NOT_FINITE.fullmatch(text):
-        return math.nan if text.lower().endswith("nan") else math.inf
+        return float(text.replace(".", ""))
     return text
 
 

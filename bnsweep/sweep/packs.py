@@ -128,19 +128,24 @@ def _by_signature(trials: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
 
 
 def _spread(groups: list[_Group], workers: int) -> None:
-    """Cut groups into more parts until the work divides well among the workers."""
+    """Cut groups into more parts where the work then divides better among the workers."""
     members = sum(len(group.trials) for group in groups)
     even = sum(len(group.trials) * group.cost for group in groups) / workers
-    wanted = min(workers, members)
+    best, longest = [group.parts for group in groups], math.inf
     while True:
         parts = sum(group.parts for group in groups)
-        if parts >= wanted and (parts >= 8 * workers or _longest(groups, workers) <= BALANCE * even):
-            return
+        if parts >= min(workers, members):
+            ends = _longest(groups, workers)
+            if ends < 0.98 * longest:
+                best, longest = [group.parts for group in groups], ends
+            if longest <= BALANCE * even or parts >= 8 * workers:
+                break
         divisible = [group for group in groups if group.parts < len(group.trials)]
         if not divisible:
-            return
-        costliest = max(divisible, key=lambda group: group.largest * group.cost)
-        costliest.parts += 1
+            break
+        max(divisible, key=lambda group: group.largest * group.cost).parts += 1
+    for group, count in zip(groups, best, strict=True):
+        group.parts = count
 
 
 def _longest(groups: Sequence[_Group], workers: int) -> float:

@@ -84,7 +84,8 @@ class Record:
         probes: Options by probe.
         fingerprint: Hash of the data set's contents.
         label: Name for people.
-        attempts: One mapping an execution: when it started and ended, where, in which pack.
+        attempts: One mapping an execution: ``started`` and ``ended`` as :func:`now` writes them,
+            ``host``, ``pack_id``, ``from_step``, ``to_step``.
         environment: Package versions, device, threads, and the like.
         data: Facts of the data set: ``classes``, ``train``, ``test``; where absent, those of the
             named data set.

@@ -47,7 +47,7 @@ def schema() -> Schema:
         "required": ["name", "parameters"],
         "additionalProperties": False,
         "properties": properties,
-        "$defs": {name: _value(parameter) for name, parameter in SETTINGS.items()},
+        "$defs": {"when": _when(), **{name: _value(parameter) for name, parameter in SETTINGS.items()}},
     }
 
 
@@ -112,7 +112,13 @@ def _list(items: Schema) -> Schema:
 
 
 def _key(key: Key) -> Schema:
-    types = {"text": "string", "number": "number", "integer": "integer", "flag": "boolean", "choice": "string"}
+    types = {
+        "text": "string",
+        "number": "number",
+        "integer": "integer",
+        "flag": "boolean",
+        "choice": "string",
+    }
     found: Schema = {"type": types[key.kind], "description": key.help}
     if key.choices:
         found["enum"] = list(key.choices)
@@ -151,35 +157,37 @@ def _value(parameter: Parameter) -> Schema:
 def _entry(parameter: Parameter) -> Schema:
     """Return the schema of what may stand beside a parameter's name."""
     value = {"$ref": f"#/$defs/{parameter.name}"}
-    when = {
-        "type": "object",
-        "minProperties": 1,
-        "additionalProperties": False,
-        "properties": {
-            name: {"anyOf": [{"$ref": f"#/$defs/{name}"}, _list({"$ref": f"#/$defs/{name}"})]}
-            for name in SETTINGS
-        },
-    }
     ways: list[Schema] = [
         value,
         _list(value),
-        _long({"value": value}, ["value"], when),
-        _long({"values": _list(value)}, ["values"], when),
+        _long({"value": value}, ["value"]),
+        _long({"values": _list(value)}, ["values"]),
     ]
     if parameter.kind not in ("bool", "choice"):
         names = [name for name in DISTRIBUTIONS if parameter.kind == "float" or name != "uniform"]
         ends = {"min": {"type": "number"}, "max": {"type": "number"}}
         num = {"type": "integer", "minimum": 2, "maximum": MAX_VALUES}
-        ways.append(_long({**ends, "num": num, "distribution": {"enum": names}}, ["min", "max"], when))
+        ways.append(_long({**ends, "num": num, "distribution": {"enum": names}}, ["min", "max"]))
     return {"anyOf": ways}
 
 
-def _long(properties: Schema, required: list[str], when: Schema) -> Schema:
+def _long(properties: Schema, required: list[str]) -> Schema:
     return {
         "type": "object",
         "required": required,
         "additionalProperties": False,
-        "properties": {**properties, "when": when},
+        "properties": {**properties, "when": {"$ref": "#/$defs/when"}},
+    }
+
+
+def _when() -> Schema:
+    values = {name: {"$ref": f"#/$defs/{name}"} for name in SETTINGS}
+    return {
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": False,
+        "properties": {name: {"anyOf": [value, _list(value)]} for name, value in values.items()},
+        "description": "In which trials the parameter stands: a value or a list for each key.",
     }
 
 

@@ -154,7 +154,8 @@ class _Reader:
             unknown_keys(node, self.path, LONG_KEYS, self.mistakes)
             if "when" in node.entries:
                 when = self._when(node.entries["when"])
-            values, range_ = self._long(node)
+            if set(node.entries) <= set(LONG_KEYS):
+                values, range_ = self._long(node)
         elif isinstance(node, Items):
             values = self._list(node, self.path, self.parameter)
         else:
@@ -179,7 +180,7 @@ class _Reader:
             return self._values([entry], [path], self.parameter), None
         if isinstance(entry, Items):
             return self._list(entry, path, self.parameter), None
-        self.mistakes.add(entry, path, "must be a list of values", hint="for one value, write value:")
+        self.mistakes.add(entry, path, "must be a list of values", hint="for a single value write value:")
         return (), None
 
     def _list(self, node: Items, path: str, parameter: Parameter) -> tuple[Value, ...]:
@@ -235,7 +236,7 @@ class _Reader:
             return (), None
         if low >= high:
             span = f"{low:g} and {high:g}"
-            self.mistakes.add(node, self.path, "must have min < max", span, "for one value, write value:")
+            self.mistakes.add(node, self.path, "must have min < max", span, self._single(low))
             return (), None
         if distribution == "log_uniform_values" and low <= 0:
             self.mistakes.add(node.entries["min"], f"{self.path}.min", "must be > 0 for a logarithmic range")
@@ -250,6 +251,9 @@ class _Reader:
             self.mistakes.add(node, f"{self.path}.num", "must give points that differ", found, hint)
             return (), None
         return points, range_
+
+    def _single(self, value: object) -> str:
+        return f"for a single value write {self.parameter.name}: {value}"
 
     def _end(self, node: Table, name: str) -> int | float | None:
         path = f"{self.path}.{name}"
@@ -277,7 +281,8 @@ class _Reader:
         whole = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
         if whole and 2 <= value <= MAX_VALUES:  # type: ignore[operator]
             return int(value)  # type: ignore[call-overload, no-any-return]
-        hint = number_hint(entry) or ("for one value, write value:" if value == 1 else "")
+        low = node.entries["min"].value if isinstance(node.entries.get("min"), Scalar) else "..."
+        hint = number_hint(entry) or (self._single(low) if value == 1 else "")
         self.mistakes.add(entry, path, f"must be an integer from 2 to {MAX_VALUES:,}", hint=hint)
         return 0
 

@@ -187,16 +187,19 @@ class _Builder:
 
     def _forbidden(self, event: yaml.NodeEvent) -> bool:
         """Note anchors, aliases and tags; return whether the value can no longer be trusted."""
+        tag = getattr(event, "tag", None)
+        alias = isinstance(event, yaml.AliasEvent)
+        if not (alias or event.anchor or tag):
+            return False
         path = self.stack[-1].child_path() if self.stack else ""
         place = Scalar(None, "", line=_line(event), order=self.count)
-        if isinstance(event, yaml.AliasEvent):
+        if alias:
             text = f"the alias *{event.anchor}"
             self.mistakes.add(place, path, "must be written out", text[:80], "aliases are not allowed")
             return True
         if event.anchor:
             text = f"the anchor &{event.anchor}"
             self.mistakes.add(place, path, "must be without anchors", text[:80], "remove it")
-        tag = getattr(event, "tag", None)
         if tag and not (isinstance(event, yaml.ScalarEvent) and tag == "!"):
             text = f"the tag {tag}"
             self.mistakes.add(place, path, "must be without tags", text[:80], "write the value itself")

@@ -30,6 +30,7 @@ __all__ = [
     "headline",
     "milliseconds",
     "params",
+    "start_ms",
     "trial_tags",
 ]
 
@@ -124,11 +125,13 @@ class DatasetFacts:
     Attributes:
         name: Name of the data set.
         digest: Start of the fingerprint of its contents.
+        source: Name and whole fingerprint, as JSON.
         profile: Counts, as JSON.
     """
 
     name: str
     digest: str
+    source: str
     profile: str
 
 
@@ -144,7 +147,8 @@ def dataset_facts(config: TrialConfig, data: Mapping[str, Any] | None = None) ->
     counts = {"train": facts.train, "test": facts.test, "classes": facts.classes} if facts else {}
     counts |= {key: value for key, value in (data or {}).items() if isinstance(value, int)}
     digest = config.fingerprint or hashlib.sha256(name.encode()).hexdigest()
-    return DatasetFacts(name, digest[:16], json.dumps(counts))
+    source = json.dumps({"name": name, "fingerprint": config.fingerprint})
+    return DatasetFacts(name, digest[:16], source, json.dumps(counts))
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,7 @@ def _condition(condition_id: str, trials: Sequence[PlannedTrial], records: Seque
 
 def start_ms(record: Record) -> int:
     """Return when a trial's first attempt started; when it was written, where that is unknown."""
-    started = [str(attempt["started_at"]) for attempt in record.attempts if attempt.get("started_at")]
+    started = [str(attempt["started"]) for attempt in record.attempts if attempt.get("started")]
     return min(map(milliseconds, started), default=milliseconds(record.written_at))
 
 

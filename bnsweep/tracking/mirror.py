@@ -8,6 +8,7 @@ acknowledged is found and not made twice.
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import selectors
@@ -56,10 +57,14 @@ class Orders:
         self._selector = selectors.DefaultSelector()
         if follow:
             self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._finish(_TERMINATED_S))
 
-    def _finish(self, seconds: float) -> None:
+    def heed_signals(self) -> None:
+        """Take SIGTERM and SIGINT as an order to finish soon."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.finish(_TERMINATED_S))
+
+    def finish(self, seconds: float) -> None:
+        """Say that the sweep is over, and how long to go on trying."""
         self.finishing = True
         self.deadline = min(self.deadline, time.monotonic() + seconds)
 
@@ -82,7 +87,7 @@ class Orders:
             return
         self._selector.unregister(sys.stdin.fileno())
         word, _, seconds = self._buffer.decode(errors="replace").strip().partition(" ")
-        self._finish(float(seconds) if word == "finish" else _ORPHANED_S)
+        self.finish(float(seconds) if word == "finish" else _ORPHANED_S)
 
 
 class Mirror:
@@ -157,6 +162,7 @@ class Mirror:
             from bnsweep.tracking.exporter import Exporter
 
             self._exporter = Exporter(self._ledger, self._uri)
+            gc.freeze()  # MLflow's modules are a million objects that need no second look
             self._exported.clear()
         self._read_plan()
 
@@ -260,6 +266,7 @@ def main(root: str, uri: str, follow: bool, report_only: bool, output: int) -> i
         The exit code: 0, or 4 where something is pending.
     """
     orders = Orders(follow)
+    orders.heed_signals()
     try:
         summary = Mirror(Ledger(root), uri, orders).run(report_only)
     except BnsweepError as error:

@@ -1,6 +1,6 @@
 """A small convolutional network for K members, and its members again as torch.nn modules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -123,6 +123,15 @@ class ConvCase:
         loss = F.cross_entropy(net(self.x[k]), self.y[k])
         loss.backward()
         return loss.item(), {name: p.grad for name, p in net.named_parameters()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Run on one thread: these networks are far too small for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

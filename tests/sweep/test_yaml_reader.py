@@ -1,6 +1,7 @@
 """Reading YAML from strangers: what is refused, with which line, at what cost."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnsweep.errors import SpecError
-from bnsweep.sweep.loading import to_yaml
+from bnsweep.sweep import load_text, to_yaml
 from bnsweep.sweep.nodes import Items, Mistakes, Scalar, Table, from_object, plain_value, to_object
 from bnsweep.sweep.yaml_reader import MAX_BYTES, parse_text, read_text
 
@@ -133,14 +134,8 @@ BOMBS = {
 def test_bombs_are_refused_quickly(name):
     start = time.process_time()
     with pytest.raises(SpecError):
-        _ = read(BOMBS[name]) and refused_as_a_sweep(BOMBS[name])
+        load_text(BOMBS[name])
     assert time.process_time() - start < 1.0
-
-
-def refused_as_a_sweep(text):
-    from bnsweep.sweep import load_text
-
-    return load_text(text)
 
 
 def test_bombs_need_little_memory(tmp_path):
@@ -162,7 +157,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     assert int(done.stdout) < 200
 
 
-@pytest.mark.parametrize("kind", ["directory", "missing", "50 MB", "latin-1", "fifo", "NUL in path", "long path"])
+@pytest.mark.parametrize(
+    "kind", ["directory", "missing", "50 MB", "latin-1", "fifo", "NUL in path", "long path"]
+)
 def test_files_that_are_no_sweep_files(tmp_path, kind):
     path = tmp_path / "x.yaml"
     line = None
@@ -175,8 +172,6 @@ def test_files_that_are_no_sweep_files(tmp_path, kind):
         path.write_bytes("name: a\ndescription: größer\n".encode("latin-1"))
         line = 2
     elif kind == "fifo":
-        import os
-
         os.mkfifo(path)
     elif kind == "NUL in path":
         path = tmp_path / "a\0b"
@@ -217,22 +212,24 @@ scalars = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats
 )  # fmt: skip
 keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 documents = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4), max_leaves=12
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=12,
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(keys, documents, max_size=4))
 def test_what_is_written_is_read_back(content):
     assert to_object(read(to_yaml(content))) == content
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text(max_size=60) | st.text("[]{}:-?&*!|>'\"%@`#,<\n\t ab1.", max_size=60))
 def test_text_is_read_or_refused(text):
     try:
         node = read(text)
     except SpecError:
         return
-    assert yaml.compose(text, Loader=yaml.SafeLoader) is not None
+    assert yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) is not None
     assert isinstance(node, Table | Items | Scalar)
