@@ -165,9 +165,9 @@ class Parameter:
         noun = {"float": "a number", "int": "an integer", "size": "an integer"}[self.kind]
         parts = []
         if self.low > -math.inf:
-            parts.append(f"{'>' if self.open_low else '>='} {self.low:g}")
+            parts.append(f"{'>' if self.open_low else '>='} {_plain(self.low)}")
         if self.high < math.inf:
-            parts.append(f"{'<' if self.open_high else '<='} {self.high:g}")
+            parts.append(f"{'<' if self.open_high else '<='} {_plain(self.high)}")
         text = " ".join([f"must be {noun}", " and ".join(parts)]).strip()
         return f'{text}, or "full"' if self.kind == "size" else text
 
@@ -220,6 +220,11 @@ class Parameter:
     def default_for(self, parameters: Parameters) -> Value:
         """Return the default for a trial whose earlier parameters are ``parameters``."""
         return self.default(parameters) if callable(self.default) else self.default
+
+
+def _plain(number: float) -> str:
+    """Write a limit without an exponent."""
+    return f"{int(number):,}".replace(",", " ") if number == int(number) else f"{number:g}"
 
 
 _VGG = _only("model", "vgg11", "vgg13", "vgg16", "vgg19")

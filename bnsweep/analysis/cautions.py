@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bnsweep.analysis.gallery import MOST_FACETS
 from bnsweep.analysis.ranges import FacetRanges
-from bnsweep.analysis.tables import number_text
+from bnsweep.analysis.tables import lr_text
 from bnsweep.trial import Value
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _grid(ranges: FacetRanges) -> Iterator[str]:
         arms = [arm for arm in ranges.arms if kind in arm.edges]
         for lr in sorted({arm.lrs[-1 if "largest" in kind else 0] for arm in arms}):
             names = [arm.arm for arm in arms if lr == arm.lrs[-1 if "largest" in kind else 0]]
-            yield f"Grid edge{where}: {', '.join(names)} {said.format(lr=number_text(lr))}."
+            yield f"Grid edge{where}: {', '.join(names)} {said.format(lr=lr_text(lr))}."
 
 
 def _trials(count: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bnsweep.analysis.styles import INK, QUIET, ArmStyle, new_figure
+from bnsweep.analysis.styles import INK, QUIET, ArmStyle, log_y, new_figure, row_wise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,6 +147,9 @@ def _cross(axes: Axes, wide: pd.DataFrame, trial: str, curves: Curves, style: Ar
 
 
 def _decorate(axes: Axes, panel: Panel) -> None:
+    if panel.log:
+        axes.margins(y=0.09)
+        log_y(axes)
     axes.set_title(panel.title)
     axes.set_ylabel(panel.ylabel + (", log scale" if panel.log else ""))
     axes.set_xlabel("step (optimizer updates)")
@@ -170,7 +173,7 @@ def curves_figure(
         styles: Style of every arm.
     """
     columns = max(len(panels) for _, panels, _ in rows)
-    figure = new_figure(3.6 * columns + 1.0, 2.75 * len(rows) + 0.15)
+    figure = new_figure({1: 4.6, 2: 7.4}.get(columns, 9.4), 2.7 * len(rows) + 0.15)
     parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for part, (curves, panels, names) in zip(parts, rows, strict=True):
         grid = part.subplots(1, columns, squeeze=False)[0]
@@ -180,9 +183,11 @@ def curves_figure(
             axes.set_visible(False)
         handles = {line.get_label(): line for axes in grid for line in axes.get_lines()}
         shown = [arm for arm in curves.trials if arm in handles]
+        order, ncols = row_wise(len(shown), 4 if columns > 1 else 2)
+        shown = [shown[index] for index in order]
         part.legend(
             [handles[arm] for arm in shown], [names.get(arm, arm) for arm in shown],
-            loc="outside lower center", ncols=min(4, len(shown) or 1), columnspacing=1.6,
+            loc="outside lower center", ncols=ncols, columnspacing=1.6,
         )  # fmt: skip
     return figure
 
@@ -192,9 +197,9 @@ def band_figure(
 ) -> Figure:
     """Draw the band between two readings by step, one small panel an arm, on common axes."""
     arms = list(curves.trials)
-    columns = min(4, len(arms))
-    rows = math.ceil(len(arms) / columns)
-    figure = new_figure(max(1.85 * columns + 0.9, 4.2), 1.75 * rows + 0.9)
+    rows = math.ceil(len(arms) / 4)
+    columns = math.ceil(len(arms) / rows)
+    figure = new_figure(max(1.8 * columns + 0.6, 4.2), 1.8 * rows + 0.8)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, arm in zip(grid, arms, strict=False):
         style = styles[arm]
@@ -212,6 +217,9 @@ def band_figure(
         axes.set_title(arm.replace(" ", "\n"), fontsize=8.5, color=INK)
     for axes in grid[len(arms) :]:
         axes.set_visible(False)
+    for axes in grid[max(0, len(arms) - columns) :]:
+        axes.tick_params(axis="x", labelbottom=True)
+    log_y(grid[0])
     figure.supxlabel("step (optimizer updates)", fontsize=9)
     figure.supylabel(f"{ylabel}, log scale", fontsize=9)
     figure.suptitle(title, fontsize=9.5, fontweight="bold", x=0.01, ha="left")

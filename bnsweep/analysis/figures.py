@@ -13,11 +13,12 @@ from bnsweep.analysis.styles import (
     RULE,
     ArmStyle,
     encode,
+    log_y,
     lr_axis,
     lr_step,
-    lr_text,
     new_figure,
 )
+from bnsweep.analysis.tables import lr_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +48,7 @@ class FigureFile:
 
 def finish(figure: Figure, name: str, title: str, caption: str) -> FigureFile:
     """Encode a drawn figure."""
-    return FigureFile(name, title, caption, encode(figure, "png"), encode(figure, "svg"))
+    return FigureFile(name, title, caption, *encode(figure))
 
 
 def _shown(ranges: FacetRanges, score: float) -> float:
@@ -91,10 +92,12 @@ def lr_figure(ranges: FacetRanges, styles: dict[str, ArmStyle]) -> Figure:
     top, bottom = figure.subplots(
         2, 1, sharex=True, gridspec_kw={"height_ratios": [4.0, 0.27 * count + 0.25]}
     )
-    slot = min(0.5 * lr_step(ranges.lrs), 0.3) / count
+    slot = min(0.45 * lr_step(ranges.lrs), 0.3) / count
     for index, arm in enumerate(ranges.arms):
         _draw_arm(top, ranges, arm, styles[arm.arm], (index - (count - 1) / 2) * slot, slot)
     score_axis(top, ranges)
+    if ranges.metric.kind == "loss":
+        log_y(top)
     top.set_title(f"{ranges.metric.title} at the end of training, by learning rate")
     _draw_ranges(bottom, ranges, styles)
     lr_axis(top, ranges.lrs, label=False)
@@ -155,7 +158,7 @@ def _draw_ranges(axes: Axes, ranges: FacetRanges, styles: dict[str, ArmStyle]) -
         text = lr_text(arm.trains[-1]) + (" →" if edge else "") if arm.trains else "none"
         axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5,
                       color=INK, annotation_clip=False)  # fmt: skip
-    axes.annotate("largest", (1.01, 1), xycoords="axes fraction", xytext=(0, 3), fontsize=7.5,
+    axes.annotate("largest lr", (1.01, 1), xycoords="axes fraction", xytext=(0, 3), fontsize=7.5,
                   textcoords="offset points", va="bottom", color=QUIET)  # fmt: skip
     axes.set_yticks(range(count), [arm.arm for arm in reversed(ranges.arms)])
     axes.set_ylim(-0.6, count - 0.4)
@@ -187,5 +190,7 @@ def arm_figure(ranges: FacetRanges, styles: dict[str, ArmStyle]) -> Figure:
     axes.set_xlim(-0.6, count - 0.4)
     axes.grid(False, axis="x")
     score_axis(axes, ranges)
+    if ranges.metric.kind == "loss":
+        log_y(axes)
     axes.set_title(f"{ranges.metric.title} at the end of training, lr {lr_text(ranges.lrs[0])}")
     return figure

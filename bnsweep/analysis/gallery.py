@@ -11,7 +11,8 @@ from bnsweep.analysis.curve_figures import Curves, Panel, band_figure, curves_fi
 from bnsweep.analysis.figures import FigureFile, arm_figure, finish, lr_figure
 from bnsweep.analysis.ranges import FacetRanges, facet_ranges
 from bnsweep.analysis.scores import metric_named
-from bnsweep.analysis.styles import ArmStyle, arm_styles, drawing, lr_text
+from bnsweep.analysis.styles import ArmStyle, arm_styles, drawing
+from bnsweep.analysis.tables import lr_text
 
 if TYPE_CHECKING:
     from bnsweep.analysis.results import Results
@@ -26,15 +27,19 @@ _SEEDS = (
     "that diverged{after}."
 )
 _ICS = (
-    Panel("ics/l2", "Size of the shift", r"$\Vert G-G'\Vert_2$, mean over layers", log=True),
-    Panel(
-        "ics/cosine", "Direction", r"$\cos(G, G')$, mean over layers", level=(0.0, ""), limits=(-1.05, 1.05)
-    ),
+    Panel("ics/l2", "Size of the shift", "‖G − G′‖₂, mean over layers", log=True),
+    Panel("ics/cosine", "Direction", "cos(G, G′), mean over layers", level=(0.0, ""), limits=(-1.05, 1.05)),
 )
 _SUMMARY = (
-    Panel("landscape/loss_width", "Width of the loss band", "max − min loss", log=True),
-    Panel("landscape/gradient_change_max", "Gradient change", r"max $\Vert g'-g\Vert_2$", log=True),
-    Panel("landscape/beta_lr", "Effective smoothness", r"$\beta\cdot$lr", log=True, level=(2.0, "2")),
+    Panel("landscape/loss_width", "Width of the loss band", "largest − smallest loss", log=True),
+    Panel("landscape/gradient_change_max", "Gradient change", "largest ‖g′ − g‖₂", log=True),
+    Panel(
+        "landscape/beta_lr",
+        "Effective smoothness",
+        "β · lr",
+        log=True,
+        level=(2.0, "β = 2/lr, edge of stability"),
+    ),
 )
 _MOMENTS = (
     Panel("moments/mean_change", "Mean of activations", "change from step to step", log=True),
@@ -44,7 +49,7 @@ _BANDS = (
     ("loss-band", "landscape/loss_min", "landscape/loss_max", "loss", "Loss along the gradient"),
     (
         "gradient-band", "landscape/gradient_change_min", "landscape/gradient_change_max",
-        r"$\Vert g'-g\Vert_2$", "Change of the gradient along the gradient",
+        "‖g′ − g‖₂", "Change of the gradient along the gradient",
     ),
 )  # fmt: skip
 _TRAINING = ("train_accuracy", "train_loss", "test_accuracy", "test_loss")

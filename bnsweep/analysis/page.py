@@ -13,7 +13,7 @@ from bnsweep.analysis.figures import FigureFile
 from bnsweep.analysis.intervals import LEVEL, METHOD
 from bnsweep.analysis.scores import HEADLINES
 from bnsweep.analysis.summary import HEADER, near_text, range_cells, status_text
-from bnsweep.analysis.tables import number_text
+from bnsweep.analysis.tables import lr_text, number_text
 
 if TYPE_CHECKING:
     from bnsweep.analysis.results import Results
@@ -154,7 +154,7 @@ def _conditions(results: Results) -> str:
     numeric = [False, True, *([True] * len(extra)), True, True, *([True] * len(names))]
     rows = []
     for row in table.head(MOST_ROWS).to_dict("records"):
-        cells = [str(row["norm"]), number_text(float(row["lr"])), *(_value(row[name]) for name in extra)]
+        cells = [str(row["norm"]), lr_text(float(row["lr"])), *(_value(row[name]) for name in extra)]
         cells += [f"{row['done']} of {row['planned']}", str(row["diverged"])]
         rows.append(cells + [_spread(row, name) for name in names])
     left = len(table) - len(rows)

@@ -13,17 +13,30 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from bnsweep.analysis.tables import number_text
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["ArmStyle", "arm_styles", "drawing", "encode", "lr_axis", "lr_text", "new_figure"]
+__all__ = [
+    "ArmStyle",
+    "arm_styles",
+    "drawing",
+    "encode",
+    "log_y",
+    "lr_axis",
+    "lr_step",
+    "lr_text",
+    "new_figure",
+    "row_wise",
+]
 
 INK = "#1b1b1b"
 QUIET = "#767676"
 RULE = "#d8d8d8"
+
+DPI = 170
+MOST_TICKS = 9
 
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 2)))
 _NORMS: dict[str, tuple[str, int, str]] = {
@@ -40,7 +53,7 @@ _NORMS: dict[str, tuple[str, int, str]] = {
     "rms": ("#a7b300", 4, ">"),
 }
 _OTHERS = (("#c98bb9", 3, "d"), ("#4d6f7c", 1, "H"), ("#d1a23c", 2, "*"), ("#3c5a14", 4, "8"))
-_MARKERS = "o^sDvPX<>ph"
+_MARKERS = "^v<>DPXph*8"
 
 
 @dataclass(frozen=True)
@@ -71,10 +84,11 @@ def arm_styles(arms: Sequence[str]) -> dict[str, ArmStyle]:
         own = [arm for arm in arms if arm.split(" ")[0] == norm]
         base = _NORMS.get(norm) or _OTHERS[others.index(norm) % len(_OTHERS)]
         color, dash, marker = base
-        start = _MARKERS.find(marker)
+        taken = {_NORMS[one][2] for one in norms if one in _NORMS}
+        spare = [mark for mark in _MARKERS if mark not in taken]
         for index, arm in enumerate(own):
             share = 0.0 if len(own) == 1 else 0.55 * (1 - (index + 1) / len(own))
-            mark = marker if index == 0 else _MARKERS[(start + index) % len(_MARKERS)]
+            mark = marker if index == 0 or not spare else spare[(index - 1) % len(spare)]
             line = _DASHES[(dash + index) % len(_DASHES)]
             styles[arm] = ArmStyle(_lighter(color, share), line, mark)
     return styles
@@ -132,7 +146,7 @@ def drawing(salt: str) -> Iterator[None]:
     }
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(settings)  # type: ignore[arg-type]
+        matplotlib.rcParams.update(settings)
         yield
 
 
@@ -141,48 +155,94 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def encode(figure: Figure, kind: str) -> bytes:
-    """Return a figure as ``png`` or ``svg`` without dates or versions in it."""
+def encode(figure: Figure) -> tuple[bytes, bytes]:
+    """Return a figure as PNG and as SVG, without dates or versions in them.
+
+    The layout, which costs as much as drawing, is computed once for both.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    buffer = BytesIO()
-    if kind == "png":
-        FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=170, metadata={"Software": None})
-    else:
-        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        FigureCanvasSVG(figure).print_figure(buffer, format="svg", metadata=metadata)
-    return buffer.getvalue()
-
-
-def lr_text(value: float) -> str:
-    """Write a learning rate for the text of a figure or page."""
-    return number_text(float(value))
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    png, svg = BytesIO(), BytesIO()
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+    FigureCanvasSVG(figure).print_svg(svg, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return png.getvalue(), svg.getvalue()
 
 
 def lr_axis(axes: Axes, lrs: Sequence[float], label: bool = True) -> None:
-    """Give ``axes`` a logarithmic axis with room beside the outermost learning rates."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    """Give ``axes`` a logarithmic axis with room beside the outermost learning rates.
+
+    Ticks are the learning rates themselves, unless there are many.
+    """
+    from matplotlib.ticker import NullLocator
 
     axes.set_xscale("log")
     room = max(0.5 * lr_step(lrs), 0.06)
     axes.set_xlim(min(lrs) * 10**-room, max(lrs) * 10**room)
-    decades = math.log10(max(lrs) / min(lrs))
-    axes.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 3.0) if decades < 3.5 else (1.0,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: lr_text(float(f"{value:.3g}"))))
-    axes.xaxis.set_minor_locator(LogLocator(10, subs=tuple(float(n) for n in range(1, 10))))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="x", which="minor", length=2, width=0.5)
+    if len(set(lrs)) <= MOST_TICKS:
+        axes.set_xticks(sorted(set(lrs)), [tick_text(lr) for lr in sorted(set(lrs))])
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        _log_ticks(axes.xaxis, min(lrs), max(lrs))
     if label:
         axes.set_xlabel("learning rate (log scale)")
+
+
+def log_y(axes: Axes) -> None:
+    """Label a logarithmic vertical axis with plain numbers where they are short; call it last."""
+    low, high = axes.get_ylim()
+    if low > 0:
+        _log_ticks(axes.yaxis, low, high)
+
+
+def _log_ticks(axis: Axis, low: float, high: float) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    decades = math.log10(high / low)
+    subs = (1.0, 2.0, 5.0) if decades < 1.5 else (1.0, 3.0) if decades < 3.2 else (1.0,)
+    axis.set_major_locator(LogLocator(10, subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick_text(value)))
+    axis.set_minor_locator(NullLocator())
+
+
+def tick_text(value: float) -> str:
+    """Write a tick of a logarithmic axis.
+
+    Example:
+        >>> tick_text(0.030000000000000002), tick_text(1000), tick_text(1e-6)
+        ('0.03', '1000', '$10^{-6}$')
+    """
+    if 1e-3 <= value < 1e4:
+        return f"{float(f'{value:.3g}'):g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    digits = round(value / 10.0**exponent)
+    factor = "" if digits == 1 else rf"{digits}\times"
+    return f"${factor}10^{{{exponent}}}$"
 
 
 def lr_step(lrs: Sequence[float]) -> float:
     """Return the smallest distance of two learning rates in powers of ten."""
     logs = sorted(math.log10(lr) for lr in set(lrs))
     return min((b - a for a, b in zip(logs, logs[1:], strict=False)), default=0.5)
+
+
+def row_wise(count: int, columns: int) -> tuple[list[int], int]:
+    """Return the order, and the columns, in which a legend of ``count`` entries reads row by row.
+
+    Matplotlib fills column after column; the columns are as few as the rows allow.
+
+    Example:
+        >>> row_wise(5, 4)  # rows 0 1 2 / 3 4
+        ([0, 3, 1, 4, 2], 3)
+    """
+    rows = max(1, math.ceil(count / columns))
+    columns = max(1, math.ceil(count / rows))
+    order = [row * columns + column for column in range(columns) for row in range(rows)]
+    return [index for index in order if index < count], columns

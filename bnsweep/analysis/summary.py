@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bnsweep.analysis.ranges import ArmRange, FacetRanges
-from bnsweep.analysis.tables import number_text
+from bnsweep.analysis.tables import lr_text
 
 if TYPE_CHECKING:
     from bnsweep.analysis.results import Results
@@ -104,7 +104,7 @@ def span_text(arm: ArmRange, lrs: Sequence[float]) -> str:
 
 def _lr(arm: ArmRange, lr: float) -> str:
     edge = len(arm.lrs) > 1 and lr in (arm.lrs[0], arm.lrs[-1])
-    return number_text(lr) + ("*" if edge else "")
+    return lr_text(lr) + ("*" if edge else "")
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.analysis.intervals import mean_interval
@@ -21,6 +21,7 @@ __all__ = [
     "build_table",
     "condition_table",
     "facet_label",
+    "lr_text",
     "number_text",
     "planned_conditions",
     "results_table",
@@ -50,6 +51,16 @@ def number_text(value: Value) -> str:
         return text
     digits, exponent = text.split("e")
     return f"{digits}e{int(exponent)}"
+
+
+def lr_text(lr: float) -> str:
+    """Write a learning rate for people, with three significant digits.
+
+    Example:
+        >>> lr_text(0.0306617), lr_text(1e-06)
+        ('0.0307', '1e-6')
+    """
+    return number_text(float(f"{lr:.3g}"))
 
 
 def varying_parameters(configs: Iterable[TrialConfig]) -> tuple[str, ...]:
@@ -129,13 +140,14 @@ def build_table(
 
 
 def _row(record: Record, varying: Sequence[str], initial_loss: float) -> dict[str, Any]:
-    counted = {f"{name}_counted": counted_value(record, name, initial_loss) for name in HEADLINES}
-    return {
+    row: dict[str, Any] = {
         "trial_id": record.trial_id,
         "condition_id": record.condition_id,
         "arm": arm_label(record.parameters, varying),
         "facet": facet_label(record.parameters, varying),
-        **record.parameters,
+    }
+    row |= record.parameters
+    row |= {
         "state": record.state.value,
         "steps_done": record.steps,
         "diverged_step": record.diverged_step,
@@ -143,10 +155,10 @@ def _row(record: Record, varying: Sequence[str], initial_loss: float) -> dict[st
         "initial_loss": initial_loss,
         "classes": class_count(record),
         "attempts": len(record.attempts),
-        **dict.fromkeys(HEADLINES, math.nan),
-        **record.readings,
-        **counted,
     }
+    row |= dict.fromkeys(HEADLINES, math.nan)
+    row |= record.readings
+    return row | {f"{name}_counted": counted_value(record, name, initial_loss) for name in HEADLINES}
 
 
 def planned_conditions(plan: Iterable[PlannedTrial]) -> dict[str, list[TrialConfig]]:
@@ -178,7 +190,7 @@ def condition_table(frame: pd.DataFrame, plan: Sequence[PlannedTrial] = ()) -> p
     extra = [name for name in varying if name not in ("norm", "lr", "seed")]
     names = [name for name in HEADLINES if frame[f"{name}_counted"].notna().any()]
     groups = {str(key): group for key, group in frame.groupby("condition_id", sort=False)}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for key in [*planned, *(key for key in groups if key not in planned)]:
         group = groups.get(key, frame.iloc[:0])
         first = planned[key][0].parameters if key in planned else _parameters(group)
@@ -222,8 +234,8 @@ def _counts(group: pd.DataFrame, planned: int) -> dict[str, Any]:
     }
 
 
-def _spreads(group: pd.DataFrame, names: Sequence[str]) -> dict[Hashable, float]:
-    row: dict[Hashable, float] = {}
+def _spreads(group: pd.DataFrame, names: Sequence[str]) -> dict[str, float]:
+    row: dict[str, float] = {}
     for name in names:
         values = [float(value) for value in group[f"{name}_counted"].dropna()]
         interval = mean_interval(values)

@@ -122,13 +122,16 @@ class StackedNet(nn.Module):
     def __init__(self, plan: NetworkPlan, members: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         notes = list(plan.notes)
+        if plan.norm == "instance" and all(spec.kind == "linear" for spec in plan.layers):
+            must = "instance needs convolutions, whose activations have pixels to normalize over"
+            raise SpecError(
+                [Mistake("parameters.norm", must, "linear layers only", "use norm layer, group or rms")]
+            )
         for spec in plan.layers:
             self.add_module(spec.name, _make_layer(spec, plan, members))
-        unnormalized = [
-            s.name for s in plan.layers if s.site and plan.norm == "instance" and s.kind == "linear"
-        ]
-        if unnormalized:
-            notes.append(f"instance norm is undefined for linear layers: {', '.join(unnormalized)} have none")
+        if plan.norm == "instance":
+            linear = [spec.name for spec in plan.layers if spec.site and spec.kind == "linear"]
+            notes.append(f"instance norm is undefined for linear layers: {', '.join(linear)} have none")
         self.to(dtype)
         self.plan, self.members, self.notes = plan, members, tuple(notes)
         self.layers = tuple(self._info(index, spec) for index, spec in enumerate(plan.layers, 1))
@@ -301,7 +304,7 @@ def _make_layer(spec: LayerSpec, plan: NetworkPlan, members: int) -> nn.Module:
 
 
 def _check_defined(spec: LayerSpec, plan: NetworkPlan) -> None:
-    """Refuse a norm whose statistics would be those of a single value: its output would be constant."""
+    """Refuse a norm that would see a single value, so that its output would be constant."""
     pixels = spec.size**2
     groups = math.gcd(plan.options.groups, spec.outputs)
     values = {

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bnsweep.errors import BnsweepError
-from bnsweep.trial import CUSTOM_NORM, TrialConfig
+from bnsweep.trial import CUSTOM_NORM, DataFacts, TrialConfig
 
-__all__ = ["Preflight", "preflight"]
+__all__ = ["Preflight", "preflight", "prepare_images"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,13 @@ def preflight(trials: Sequence[TrialConfig], data_root: str | None) -> Preflight
     if answer.get("error"):
         raise BnsweepError(answer["error"])
     return Preflight(tuple(answer["notes"]), dict(answer["stacks"]), int(answer["gpus"]))
+
+
+def prepare_images(path: Path, size: int | None = None) -> DataFacts:
+    """Decode a folder of class folders once; see :func:`bnsweep.data.prepare_image_folder`."""
+    from bnsweep.data import prepare_image_folder
+
+    return prepare_image_folder(path, size)
 
 
 def _look(request: dict[str, Any]) -> dict[str, Any]:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -41,7 +39,6 @@ MAX_LOSSES = 3
 Report = Callable[[Progress], None]
 
 
-@ray.remote(num_cpus=0)
 class _Barrier:
     """Counts the workers that have called in, so that none finishes before all have started."""
 
@@ -116,7 +113,7 @@ class PackSearcher(Searcher):
         self.workers = workers
         self.durations: list[float] = []
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next packs, ``None`` while a lost one could still come back."""
         if not self.left:
             return None if self.live else Searcher.FINISHED
@@ -131,7 +128,9 @@ class PackSearcher(Searcher):
         typical = sorted(self.durations)[len(self.durations) // 2]
         return max(1, int(CHUNK_SECONDS / max(typical, 1e-3)))
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Forget a finished suggestion; take back the unfinished packs of a lost worker."""
         packs = self.live.pop(trial_id, [])
         if not error:
@@ -162,7 +161,9 @@ class _Watch(tune.Callback):
     def __init__(self, searcher: PackSearcher, report: Report) -> None:
         self.searcher, self.report = searcher, report
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         try:
             for content in result.get("progress", ()):
                 progress = Progress(**content)
@@ -230,7 +231,7 @@ class TuneRunner:
     def _fit(
         self, searcher: PackSearcher, context: WorkerContext, report: Report, workers: int, folder: str
     ) -> None:
-        barrier = _Barrier.remote()
+        barrier = ray.remote(num_cpus=0)(_Barrier).remote()
         trainable = tune.with_resources(
             tune.with_parameters(self.trainable, context=context, barrier=barrier, workers=workers),
             {"cpu": self.cpus, "gpu": self.gpus},
@@ -267,19 +268,24 @@ def _ray(address: str | None) -> Iterator[None]:
         os.environ.setdefault(name, value)
     started = not ray.is_initialized()
     if started:
-        try:
-            ray.init(
-                address=address,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-            )
-        except Exception as error:
-            where = address or "this machine"
-            raise ServiceError(f"Ray must start on {where}, but it said: {error}") from error
+        _start(address)
     try:
         yield
     finally:
         if started:
             ray.shutdown()
+
+
+def _start(address: str | None, attempts: int = 3) -> None:
+    """Start Ray, again where a busy machine was slow: Ray gives its own processes 30 s."""
+    for attempt in range(1, attempts + 1):
+        try:
+            ray.init(
+                address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+            )
+            return
+        except Exception as error:
+            ray.shutdown()
+            if attempt == attempts or "timed out during startup" not in str(error):
+                where = address or "this machine"
+                raise ServiceError(f"Ray must start on {where}, but it said: {error}") from error

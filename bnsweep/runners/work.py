@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import platform
+import resource
 import time
 import traceback
 from dataclasses import asdict, dataclass, field
@@ -60,6 +61,7 @@ class Progress:
         states: Trials by state, once finished.
         error: Last line of the traceback, if the pack failed.
         pid: The worker's process.
+        peak_mb: The most memory that process has held so far, in MB.
     """
 
     pack_id: str
@@ -71,6 +73,7 @@ class Progress:
     states: dict[str, int] = field(default_factory=dict)
     error: str = ""
     pid: int = field(default_factory=os.getpid)
+    peak_mb: float = field(default_factory=lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, which travels through Ray without this class."""

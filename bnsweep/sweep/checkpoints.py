@@ -20,7 +20,7 @@ KEPT = 2
 """Checkpoints kept of a pack: the newest, and one to fall back to."""
 
 
-def save(folder: Path, scratch: Path, step: int, write: Callable[[BinaryIO], None]) -> None:
+def save(folder: Path, scratch: Path, step: int, write: Callable[[BinaryIO], object]) -> None:
     """Commit a checkpoint, then delete what is older than the newest two.
 
     Args:

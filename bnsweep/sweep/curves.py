@@ -91,7 +91,7 @@ def encode_curves(rows: Iterable[Sequence[Any]]) -> bytes:
     """
     try:
         return _encode(_columns(first_rows(rows)))
-    except (TypeError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"a curve row must be (step, name, layer, value, time_ms): {error}") from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from bnsweep.errors import LedgerError
-from bnsweep.sweep.files import clean_scratch, encode_json, link_bytes, read_json, replace_bytes
+from bnsweep.sweep.files import clean_scratch, encode_json, link_bytes, read_json, replace_bytes, scratch_file
 from bnsweep.sweep.records import SCHEMA, check_schema, now
 
 __all__ = ["NAME", "SweepFolder"]
@@ -119,7 +119,8 @@ class SweepFolder:
                     f"The results folder must hold its own {folder}, but {path} is a symbolic link. Make the "
                     "whole sweep's folder a link instead, or remove this one."
                 )
-        replace_bytes(self.root / "tmp" / "probe", b"", self.root / "tmp")
+        with scratch_file(self._scratch) as (_, file):
+            file.write(b"probe")
 
     @property
     def _scratch(self) -> Path:

@@ -70,7 +70,7 @@ class PackFolders(SweepFolder):
                 self._reject([path], f"pack {path.name}", str(error))
         return packs
 
-    def save_checkpoint(self, pack_id: str, step: int, write: Callable[[BinaryIO], None]) -> None:
+    def save_checkpoint(self, pack_id: str, step: int, write: Callable[[BinaryIO], object]) -> None:
         """Commit a checkpoint of a pack; the newest two are kept.
 
         Args:

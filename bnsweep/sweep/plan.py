@@ -9,6 +9,7 @@ from typing import Any
 
 from bnsweep.errors import Mistake, SpecError
 from bnsweep.sweep.expansion import Completer, conditions, count_conditions, read_facts
+from bnsweep.sweep.packs import Pack
 from bnsweep.sweep.spec import SweepSpec
 from bnsweep.trial import DATASETS, DataFacts, TrialConfig, Value, complete_probes, short_hash
 
@@ -25,6 +26,7 @@ class Plan:
         varying: Parameters that take several values over the trials, in file order.
         seeds: Replicates of every condition.
         count: Number of trials, known even where the trials are not.
+        description: The sweep's sentence for people.
         unprepared: Folder of an ``image_folder`` without ``fingerprint.json``, whose trials can be
             counted but have no identity yet; ``None`` otherwise.
     """
@@ -34,6 +36,7 @@ class Plan:
     varying: tuple[str, ...]
     seeds: tuple[int, ...]
     count: int
+    description: str = ""
     unprepared: str | None = None
 
     @cached_property
@@ -52,6 +55,11 @@ class Plan:
         return dict(zip(self.trial_ids, self.trials, strict=True))
 
     @cached_property
+    def label_of(self) -> Mapping[str, str]:
+        """Labels by trial id."""
+        return dict(zip(self.trial_ids, self.labels, strict=True))
+
+    @cached_property
     def plan_hash(self) -> str:
         """16 hex digits: equal for plans with the same trials in the same order."""
         return short_hash(list(self.trial_ids))
@@ -66,10 +74,19 @@ class Plan:
         """The first replicate of each condition, in order."""
         return self.trials[:: len(self.seeds)]
 
+    def pack_content(self, pack: Pack) -> dict[str, Any]:
+        """Return what ``pack.json`` holds of a pack: its own content, and its trials with their labels."""
+        return {
+            **pack.to_dict(),
+            "trials": [self.by_id[member].to_dict() for member in pack.members],
+            "labels": [self.label_of[member] for member in pack.members],
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; :meth:`from_dict` is the inverse."""
         return {
             "name": self.name,
+            "description": self.description,
             "plan_hash": self.plan_hash,
             "varying": list(self.varying),
             "seeds": list(self.seeds),
@@ -90,6 +107,7 @@ class Plan:
             varying=tuple(content["varying"]),
             seeds=tuple(content["seeds"]),
             count=content["count"],
+            description=content.get("description", ""),
             unprepared=content.get("unprepared"),
         )
 
@@ -119,7 +137,7 @@ def make_plan(spec: SweepSpec) -> Plan:
         unprepared = None if own else spec.data_root or "."
     count = count_conditions(spec.parameters) * len(spec.seeds)
     if unprepared is not None:
-        return Plan(spec.name, (), (), spec.seeds, count, unprepared)
+        return Plan(spec.name, (), (), spec.seeds, count, spec.description, unprepared)
     completer = Completer(facts.get)
     try:
         complete = [completer.complete(condition) for condition in conditions(spec.parameters)]
@@ -127,7 +145,7 @@ def make_plan(spec: SweepSpec) -> Plan:
         mistake = Mistake("parameters", "must go together", str(error).replace("\n", "; "))
         raise SpecError([mistake], spec.source) from None
     trials = _trials(complete, spec, facts)
-    return Plan(spec.name, trials, _varying(spec, complete), spec.seeds, count)
+    return Plan(spec.name, trials, _varying(spec, complete), spec.seeds, count, spec.description)
 
 
 def _trials(

@@ -127,7 +127,7 @@ class Record:
         return cls(
             config.trial_id,
             config.parameters,
-            state,
+            TrialState(state),
             steps,
             readings,
             probes=config.probes,
@@ -160,7 +160,7 @@ class Record:
             "probes": {name: dict(options) for name, options in self.probes.items()},
             "fingerprint": self.fingerprint,
             "data": dict(self.data),
-            "state": self.state.value,
+            "state": TrialState(self.state).value,
             "steps": self.steps,
             "diverged_step": self.diverged_step,
             "last_finite_loss": self.last_finite_loss,
@@ -220,7 +220,7 @@ class Record:
             raise ValueError(f"state must be completed, diverged or stopped, but found {self.state}")
         if self.steps < 0:
             raise ValueError(f"steps must be >= 0, but found {self.steps}")
-        if (self.diverged_step is not None) != (self.state is TrialState.DIVERGED):
+        if (self.diverged_step is not None) != (self.state == TrialState.DIVERGED):
             raise ValueError("diverged_step must be given for a diverged trial, and only for one")
         if self.last_finite_loss is not None and not math.isfinite(self.last_finite_loss):
             raise ValueError(f"last_finite_loss must be finite, but found {self.last_finite_loss}")

@@ -281,8 +281,8 @@ class _Reader:
         whole = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
         if whole and 2 <= value <= MAX_VALUES:  # type: ignore[operator]
             return int(value)  # type: ignore[call-overload, no-any-return]
-        low = node.entries["min"].value if isinstance(node.entries.get("min"), Scalar) else "..."
-        hint = number_hint(entry) or (self._single(low) if value == 1 else "")
+        low = node.entries.get("min")
+        hint = number_hint(entry) or (self._single(describe(low)) if low and value == 1 else "")
         self.mistakes.add(entry, path, f"must be an integer from 2 to {MAX_VALUES:,}", hint=hint)
         return 0
 

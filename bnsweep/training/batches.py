@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bnsweep.data import Dataset, batch_indices, draw_flip_crop, flip_crop
+from bnsweep.errors import Mistake, SpecError
 from bnsweep.norms.noise import SiteNoise, draw_noise
 from bnsweep.trial import TrialConfig
 
@@ -21,6 +22,9 @@ class MemberBatches:
         trials: The members, in order; equal in everything but the per-member parameters.
         dataset: The data set, resident on its device.
         noise_sites: Shape of each noisy site for one member and one sample; empty without noise.
+
+    Raises:
+        SpecError: If a batch would be larger than the training split.
     """
 
     def __init__(
@@ -33,16 +37,17 @@ class MemberBatches:
         self.augment = str(parameters.get("augment", "none"))
         size = parameters["batch_size"]
         self.samples = len(dataset.train_x)
-        self.batch_size = self.samples if size == "full" else min(int(size), self.samples)
+        self.batch_size = self.samples if size == "full" else int(size)
+        if self.batch_size > self.samples:
+            must = f"must be <= {self.samples}, the training split of {dataset.name}"
+            raise SpecError([Mistake("parameters.batch_size", must, str(size), '"full" takes all of it')])
         like = dataset.train_x
         levels = [float(trial.parameters.get("noise", 0.0)) for trial in trials]
         self.levels = torch.tensor(levels, dtype=like.dtype, device=like.device)
 
     def inputs(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the batch of each member at ``step``: inputs ``[K, N, ...]`` and targets ``[K, N, ...]``."""
-        orders = {
-            seed: batch_indices(seed, step, self.samples, self.batch_size) for seed in set(self.seeds)
-        }
+        orders = {seed: batch_indices(seed, step, self.samples, self.batch_size) for seed in set(self.seeds)}
         index = torch.stack([orders[seed] for seed in self.seeds]).to(self.dataset.train_x.device)
         x, y = self.dataset.train_x[index], self.dataset.train_y[index]
         if self.augment == "flip_crop":
@@ -70,8 +75,3 @@ class MemberBatches:
             device=like.device,
             purpose=purpose,
         )
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with the members at ``rows`` alone."""
-        self.seeds = [self.seeds[row] for row in rows]
-        self.levels = self.levels[torch.tensor(list(rows), device=self.levels.device)]

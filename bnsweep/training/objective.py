@@ -54,6 +54,8 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 def l2_penalty(params: Mapping[str, Tensor], decayed: Sequence[str], strength: Tensor) -> Tensor:
     r"""Return :math:`\tfrac{\lambda}{2}\lVert w\rVert^2` of each member over the parameters named.
 
+    Where :math:`\lambda = 0` the penalty is 0 whatever the weights, even where their squares overflow.
+
     Args:
         params: Parameters by name, leading axis ``K * d``.
         decayed: Names of the parameters that count.
@@ -62,6 +64,6 @@ def l2_penalty(params: Mapping[str, Tensor], decayed: Sequence[str], strength: T
     Returns:
         ``[K]``.
     """
-    members = len(strength)
-    squares = [params[name].reshape(members, -1).square().sum(1) for name in decayed]
-    return 0.5 * strength * torch.stack(squares).sum(0)
+    members, counts = len(strength), (strength > 0)[:, None]
+    rows = [torch.where(counts, params[name].reshape(members, -1), 0.0) for name in decayed]
+    return 0.5 * strength * torch.stack([row.square().sum(1) for row in rows]).sum(0)

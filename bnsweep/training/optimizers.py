@@ -7,6 +7,7 @@ one member in each row and a setting of shape ``[K, 1]`` scales each row by its 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from bnsweep.trial import Value
 __all__ = ["MemberOptimizer"]
 
 _SETTINGS = ("lr", "momentum", "beta1", "beta2", "adam_eps", "weight_decay")
+_MOMENTS = {"sgd": ("momentum",), "adam": ("first", "second"), "adamw": ("first", "second")}
 
 
 class MemberOptimizer:
@@ -23,7 +25,8 @@ class MemberOptimizer:
 
     SGD follows :class:`torch.optim.SGD` (momentum without dampening, Nesterov), Adam
     :class:`torch.optim.Adam`, AdamW :class:`torch.optim.AdamW` (decay decoupled from the gradient).
-    Decay is applied to the parameters named in ``decayed`` only.
+    Decay is applied to the parameters named in ``decayed`` only. As in torch, settings and the
+    factors made of them are computed in float64 and rounded once to the parameters' type.
 
     Args:
         params: Parameters by name, leading axis ``K * d``; updated in place.
@@ -31,6 +34,9 @@ class MemberOptimizer:
             ``nesterov`` must be equal in all of them.
         decayed: Names of the parameters that ``weight_decay`` shrinks; empty where the decay is a
             term of the loss.
+
+    Attributes:
+        lr: Learning rate of each member, float64 ``[K]``.
     """
 
     def __init__(
@@ -43,21 +49,22 @@ class MemberOptimizer:
         self.members = len(trials)
         self.kind = str(trials[0]["optimizer"])
         self.nesterov = bool(trials[0].get("nesterov", False))
-        self.decayed = frozenset(decayed)
         like = next(iter(self.params.values()))
-        self.settings = {
-            name: torch.tensor(
-                [[float(trial[name])] for trial in trials], dtype=like.dtype, device=like.device
+        self._dtype = like.dtype
+        self._settings = {
+            name: torch.tensor([[float(trial[name])] for trial in trials], dtype=torch.float64).to(
+                like.device
             )
             for name in _SETTINGS
             if name in trials[0]
         }
-        self.steps = 0
-        moments = {"sgd": ("momentum",), "adam": ("first", "second"), "adamw": ("first", "second")}
-        self.state = {
+        self.lr = self._settings["lr"].flatten()
+        self._decayed = frozenset(decayed) if bool(self._settings["weight_decay"].any()) else frozenset()
+        self._steps = 0
+        self._state = {
             moment: {name: torch.zeros_like(value) for name, value in self.params.items()}
-            for moment in moments[self.kind]
-            if moment != "momentum" or bool(self.settings["momentum"].any())
+            for moment in _MOMENTS[self.kind]
+            if moment != "momentum" or bool(self._settings["momentum"].any())
         }
 
     @torch.no_grad()
@@ -67,69 +74,72 @@ class MemberOptimizer:
         Args:
             gradients: Gradient of the members' summed loss by parameter name.
         """
-        self.steps += 1
+        self._steps += 1
+        factors = self._factors()
         update = self._sgd if self.kind == "sgd" else self._adam
         for name, parameter in self.params.items():
-            update(name, self._rows(parameter), self._rows(gradients[name]))
+            update(name, self._rows(parameter), self._rows(gradients[name]), factors)
+
+    def _factors(self) -> dict[str, Tensor]:
+        """Return what scales rows at this step, ``[K, 1]`` each, in the parameters' type."""
+        factors = dict(self._settings)
+        if self.kind != "sgd":
+            lr, beta1, beta2 = (factors[name] for name in ("lr", "beta1", "beta2"))
+            factors["new1"], factors["new2"] = 1 - beta1, 1 - beta2
+            factors["length"] = lr / (1 - beta1**self._steps)
+            factors["root"] = (1 - beta2**self._steps).sqrt()
+            factors["kept"] = 1 - lr * factors["weight_decay"]
+        return {name: value.to(self._dtype) for name, value in factors.items()}
 
     def _rows(self, tensor: Tensor) -> Tensor:
         return tensor.reshape(self.members, -1)
 
-    def _decay(self, name: str, weight: Tensor, gradient: Tensor) -> Tensor:
-        if name not in self.decayed:
-            return gradient
-        return torch.addcmul(gradient, weight, self.settings["weight_decay"])
-
-    def _sgd(self, name: str, weight: Tensor, gradient: Tensor) -> None:
-        gradient = self._decay(name, weight, gradient)
-        if "momentum" in self.state:
-            momentum = self.settings["momentum"]
-            buffer = self._rows(self.state["momentum"][name])
-            buffer.mul_(momentum).add_(gradient)
+    def _sgd(self, name: str, weight: Tensor, gradient: Tensor, factors: Mapping[str, Tensor]) -> None:
+        if name in self._decayed:
+            gradient = gradient + _scaled(weight, factors["weight_decay"])
+        if "momentum" in self._state:
+            momentum = factors["momentum"]
+            buffer = self._rows(self._state["momentum"][name])
+            torch.add(_scaled(buffer, momentum), gradient, out=buffer)
             gradient = torch.addcmul(gradient, buffer, momentum) if self.nesterov else buffer
-        weight.addcmul_(gradient, self.settings["lr"], value=-1.0)
+        weight.addcmul_(gradient, factors["lr"], value=-1.0)
 
-    def _adam(self, name: str, weight: Tensor, gradient: Tensor) -> None:
-        lr, beta1, beta2 = (self.settings[key] for key in ("lr", "beta1", "beta2"))
-        if self.kind == "adam":
-            gradient = self._decay(name, weight, gradient)
-        elif name in self.decayed:
-            weight.mul_(1.0 - lr * self.settings["weight_decay"])
-        first = self._rows(self.state["first"][name])
-        second = self._rows(self.state["second"][name])
-        first.lerp_(gradient, (1.0 - beta1).expand_as(gradient))
-        second.mul_(beta2).add_(gradient * gradient * (1.0 - beta2))
-        step_size = lr / (1.0 - beta1**self.steps)
-        root = (second / (1.0 - beta2**self.steps)).sqrt_().add_(self.settings["adam_eps"])
-        weight.addcdiv_(first * step_size, root, value=-1.0)
+    def _adam(self, name: str, weight: Tensor, gradient: Tensor, factors: Mapping[str, Tensor]) -> None:
+        if name in self._decayed and self.kind == "adam":
+            gradient = gradient + _scaled(weight, factors["weight_decay"])
+        elif name in self._decayed:
+            weight.mul_(factors["kept"])
+        first = self._rows(self._state["first"][name])
+        second = self._rows(self._state["second"][name])
+        first.lerp_(gradient, factors["new1"].expand_as(gradient))
+        second.mul_(factors["beta2"]).addcmul_(gradient * factors["new2"], gradient)
+        root = (second.sqrt() / factors["root"]).add_(factors["adam_eps"])
+        weight.addcdiv_(first * factors["length"], root, value=-1.0)
 
-    def compact(self, params: Mapping[str, Tensor], keep: Sequence[int]) -> MemberOptimizer:
-        """Return the optimizer of the members ``keep``, whose parameters are ``params``."""
-        index = torch.tensor(list(keep), device=next(iter(self.params.values())).device)
-        smaller = object.__new__(MemberOptimizer)
-        smaller.params = dict(params)
-        smaller.members = len(keep)
-        smaller.kind, smaller.nesterov, smaller.decayed = self.kind, self.nesterov, self.decayed
-        smaller.steps = self.steps
-        smaller.settings = {name: value[index] for name, value in self.settings.items()}
-        smaller.state = {
-            moment: {
-                name: value.unflatten(0, (self.members, -1))[index].flatten(0, 1)
-                for name, value in values.items()
-            }
-            for moment, values in self.state.items()
-        }
-        return smaller
-
-    def state_dict(self) -> dict[str, object]:
-        """Return the step count and the moments, for a checkpoint."""
-        return {"steps": self.steps, "state": self.state}
-
-    def load_state_dict(self, content: Mapping[str, object]) -> None:
-        """Take over what :meth:`state_dict` returned for the same members."""
-        self.steps = int(content["steps"])  # type: ignore[call-overload]
-        stored = content["state"]
-        assert isinstance(stored, dict)
-        for moment, values in self.state.items():
+    def take(self, other: MemberOptimizer, rows: Sequence[int]) -> None:
+        """Take over the step count and moments of the members ``rows`` of another optimizer."""
+        self._steps = other._steps
+        for moment, values in self._state.items():
             for name, value in values.items():
-                value.copy_(stored[moment][name])
+                source = other._rows(other._state[moment][name])
+                self._rows(value).copy_(source[list(rows)])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the step count and copies of the moments, for a checkpoint."""
+        moments = {
+            moment: {name: value.clone() for name, value in values.items()}
+            for moment, values in self._state.items()
+        }
+        return {"steps": self._steps, "moments": moments}
+
+    def load_state_dict(self, content: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned for the same members."""
+        self._steps = int(content["steps"])
+        for moment, values in self._state.items():
+            for name, value in values.items():
+                value.copy_(content["moments"][moment][name])
+
+
+def _scaled(rows: Tensor, factor: Tensor) -> Tensor:
+    """Return ``rows * factor``, and 0 where the factor is 0 even for infinity, as if nothing were scaled."""
+    return (rows * factor).masked_fill_(factor == 0, 0.0)

@@ -29,7 +29,7 @@ from bnsweep.probes import (
 
 from .batches import MemberBatches
 
-__all__ = ["Moment", "measure"]
+__all__ = ["MemberRows", "Snapshot", "measure"]
 
 Params = dict[str, Tensor]
 Objective = Callable[[Tensor, Tensor, Params], Tensor]
@@ -37,7 +37,7 @@ MemberRows = list[list[tuple[str, int, float]]]
 
 
 @dataclass(frozen=True)
-class Moment:
+class Snapshot:
     """What stood before an update: the probes due, parameters, running statistics, learning rates.
 
     Attributes:
@@ -45,7 +45,7 @@ class Moment:
         probes: Options of the probes that are due.
         params: Copies of the parameters before the update.
         buffers: Copies of the running statistics before the step.
-        lr: Learning rate of each living member, ``[K]``.
+        lr: Learning rate of each member, ``[K]``.
     """
 
     step: int
@@ -56,29 +56,29 @@ class Moment:
 
 
 def measure(
-    moment: Moment, after: Params, model: StackedNet, batches: MemberBatches, objective: Objective
+    snapshot: Snapshot, after: Params, model: StackedNet, batches: MemberBatches, objective: Objective
 ) -> MemberRows:
-    """Take every reading that is due at ``moment``.
+    """Take every reading that is due at ``snapshot``.
 
     Args:
-        moment: The state before the update.
+        snapshot: The state before the update.
         after: Parameters after the update that the optimizer really made.
         model: The network; its own parameters and running statistics are not used.
         batches: Source of the step's batch and noise.
         objective: Loss of each member from outputs, targets and parameters.
 
     Returns:
-        For each living member, ``(name, layer, value)``.
+        For each member, ``(name, layer, value)``.
     """
     model.train()
-    step = moment.step
+    step = snapshot.step
     x, y = batches.inputs(step)
     frozen = batches.noise(step)
 
     def forward(
         params: Params, inputs: Tensor, noise: Sequence[SiteNoise] | None, record: list[Tensor] | None = None
     ) -> Tensor:
-        buffers = {name: value.clone() for name, value in moment.buffers.items()}
+        buffers = {name: value.clone() for name, value in snapshot.buffers.items()}
         outputs = functional_call(model, (params, buffers), (inputs, noise, batches.levels, record))
         assert isinstance(outputs, Tensor)
         return outputs
@@ -89,30 +89,30 @@ def measure(
     def redrawn(index: int) -> Callable[[Params], Tensor]:
         return loss_with(batches.noise(step, f"probe {index}"))
 
-    members = len(moment.lr)
+    members = len(snapshot.lr)
     rows: MemberRows = [[] for _ in range(members)]
     loss = loss_with(frozen)
-    if "ics" in moment.probes:
-        options = moment.probes["ics"]
+    if "ics" in snapshot.probes:
+        options = snapshot.probes["ics"]
         other = redrawn(0) if options["noise"] == "resampled" and frozen is not None else None
         measured = _layers(options["layers"], model)
-        shift = internal_covariate_shift(loss, moment.params, after, model.layers, measured, members, other)
+        shift = internal_covariate_shift(loss, snapshot.params, after, model.layers, measured, members, other)
         _extend(rows, [ics_rows(shift, member) for member in range(members)])
-    if "landscape" in moment.probes:
-        options = moment.probes["landscape"]
+    if "landscape" in snapshot.probes:
+        options = snapshot.probes["landscape"]
         resample = redrawn if options["noise"] == "resampled" and frozen is not None else None
-        reading = gradient_landscape(loss, moment.params, moment.lr, options["step_sizes"], members, resample)
+        reading = gradient_landscape(
+            loss, snapshot.params, snapshot.lr, options["step_sizes"], members, resample
+        )
         _extend(rows, [landscape_rows(reading, member) for member in range(members)])
-    if "moments" in moment.probes:
-        chosen = _layers(moment.probes["moments"]["layers"], model)
+    if "moments" in snapshot.probes:
+        chosen = _layers(snapshot.probes["moments"]["layers"], model)
         records: list[list[Tensor]] = [[], []]
         with torch.no_grad():
-            forward(moment.params, x, frozen, records[0])
+            forward(snapshot.params, x, frozen, records[0])
             forward(after, batches.inputs(step + 1)[0], batches.noise(step + 1), records[1])
         sites = [site for site, layer in enumerate(model.site_layers) if layer in chosen]
-        first, second = (
-            activation_moments([record[site] for site in sites], members) for record in records
-        )
+        first, second = (activation_moments([record[site] for site in sites], members) for record in records)
         change = moment_change(first, second)
         layers = [model.site_layers[site] for site in sites]
         _extend(rows, [moments_rows(change, member, layers) for member in range(members)])

@@ -100,7 +100,9 @@ SPEED = {"none": 1.2, "batch": 3.0, "noisy_batch": 2.4, "l1": 2.8, "layer": 2.0,
 def lifelike(config: TrialConfig, every: int = 50, log: int = 10) -> Outcome:
     """Imitate a classification run: curves, probes, divergence past the norm's reach."""
     norm, lr = str(config.parameters["norm"]), float(config.parameters["lr"])
-    rng = np.random.default_rng([config.seed, len(norm), round(lr * 1e6)])
+    rng = np.random.default_rng(
+        [config.seed, len(norm), round(lr * 1e6), round(10 * float(config.parameters.get("noise", 0)))]
+    )
     reach = REACH[norm] * 10 ** rng.normal(0, 0.12)
     bursts = lr > reach
     stop = int(rng.integers(20, 150)) if bursts else 300

@@ -56,3 +56,14 @@ def test_shift_moves_every_member_by_its_own_length():
     assert shifted["w"].tolist() == [[0.0, 0.0], [1.5, 2.0]]
     assert shifted["b"].tolist() == [0.0, 3.0]
     assert shifted["w"].dtype == torch.float32
+
+
+def test_the_callers_tensors_stay_as_they_were():
+    plain = torch.ones(2)
+    parameter = torch.nn.Parameter(torch.ones(2))
+    fired = []
+    parameter.register_hook(fired.append)
+    _, gradients = member_gradients(lambda p: p["a"] * p["b"], {"a": plain, "b": parameter})
+    assert gradients["b"].tolist() == [1.0, 1.0]
+    assert not plain.requires_grad and parameter.requires_grad
+    assert parameter.grad is None and not fired

@@ -172,13 +172,13 @@ def test_measuring_changes_nothing(parameters):
     state = {name: tensor.clone() for name, tensor in case.net.state_dict().items()}
     grads = {name: (p.grad, p.grad.clone(), p._version) for name, p in case.net.named_parameters()}
     draws = [tensor.clone() for site in noise or () for tensor in vars(site).values()]
-    generators = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy())  # noqa: NPY002
+    generators = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy())
 
     shift, landscape, moments = measure(case, noise)
 
     assert torch.equal(torch.get_rng_state(), generators[0])
     assert random.getstate() == generators[1]
-    assert np.array_equal(np.random.get_state()[1], generators[2])  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], generators[2])
     assert all(torch.equal(tensor, state[name]) for name, tensor in case.net.state_dict().items())
     for name, parameter in case.net.named_parameters():
         grad, copy, version = grads[name]

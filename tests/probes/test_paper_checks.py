@@ -116,12 +116,12 @@ def test_short_steps_agree_on_the_curvature_in_float64_and_not_in_float32():
     for dtype in (torch.float64, torch.float32):
         net.x, net.target = net.x.to(dtype), net.target.to(dtype)
         params = {name: tensor.to(dtype) for name, tensor in net.params.items()}
-        sizes = torch.tensor([1e-6, 1e-4], dtype=torch.float64)
+        sizes = torch.tensor([1e-8, 1e-4], dtype=torch.float64)
         reading = gradient_landscape(net.loss, params, net.lr, sizes.tolist(), 2)
         slopes[dtype] = reading.gradient_change / (sizes[:, None] * reading.gradient_norm)
     exact, single = slopes[torch.float64], slopes[torch.float32]
     torch.testing.assert_close(exact[0], exact[1], rtol=1e-3, atol=0)
-    assert ((single[0] / exact[0] - 1).abs() > 0.05).all()
+    assert ((single[0] / exact[0] - 1).abs() > 0.5).all()  # lost in the rounding of the weights
 
 
 def test_standard_network_overshoots_along_its_gradient_where_batch_norm_does_not():

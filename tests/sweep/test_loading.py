@@ -92,7 +92,7 @@ CASES = {
     "no max": (doc("lr: {min: 1, num: 3}"), 4, "parameters.lr.max", "given"),
     "no num": (doc("lr: {min: 1, max: 2}"), 4, "parameters.lr.num", "grid"),
     "num is 0": (doc("lr: {min: 1, max: 2, num: 0}"), 4, "parameters.lr.num", "from 2"),
-    "num is 1": (doc("lr: {min: 1, max: 2, num: 1}"), 4, "parameters.lr.num", "for a single value write lr: 1"),
+    "num is 1": (doc("lr: {min: 1, max: 2, num: 1}"), 4, "parameters.lr.num", "a single value"),
     "num is -1": (doc("lr: {min: 1, max: 2, num: -1}"), 4, "parameters.lr.num", "from 2"),
     "num is huge": (doc("lr: {min: 1, max: 2, num: 1000000000000}"), 4, "parameters.lr.num", "10,000"),
     "log of 0": (
@@ -309,7 +309,8 @@ def test_all_mistakes_at_once_in_file_order(tmp_path):
     found = [(mistake.line, mistake.path) for mistake in caught.value.mistakes]
     assert found == [
         (1, "name"), (2, "method"), (4, "parameters.norm[1]"), (6, "parameters.lr"),
-        (7, "parameters.momentum"), (8, "parameters.nois"), (9, "seeds"), (11, "probes.ics.evry"), (11, "probes.ics.layers"),
+        (7, "parameters.momentum"), (8, "parameters.nois"), (9, "seeds"),
+        (11, "probes.ics.evry"), (11, "probes.ics.layers"),
         (12, "tracking"), (12, "tracking.uri"), (13, "seeds"), (14, "claims"), (15, "foo"),
     ]  # fmt: skip
     assert all(line.startswith(f"{path}:") for line in str(caught.value).splitlines())

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnsweep.sweep import Pack, load_spec, make_packs, make_plan
+from bnsweep.trial import TrialConfig
 
 PARAMETERS = {
     "norm": ["none", "noisy_batch", "l1"],
@@ -98,3 +99,11 @@ def test_a_packs_id_is_a_hash_of_its_content():
     ]
     assert len({pack.pack_id, *(other.pack_id for other in changed)}) == 4
     assert len(pack.pack_id) == 16
+
+
+def test_a_packs_file_holds_its_trials():
+    pack = make_packs(PLAN.trials, 5)[0]
+    content = PLAN.pack_content(pack)
+    assert Pack.from_dict(content).pack_id == pack.pack_id
+    assert [TrialConfig.from_dict(trial).trial_id for trial in content["trials"]] == list(pack.members)
+    assert content["labels"] == [TrialConfig.from_dict(t).label(PLAN.varying) for t in content["trials"]]

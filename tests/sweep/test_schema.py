@@ -52,7 +52,8 @@ def test_a_full_file_is_valid():
     "change",
     [
         {"name": "A"}, {"name": "a/b"}, {"name": 1}, {"colour": 1}, {"method": "gird"}, {"seeds": 0},
-        {"seeds": []}, {"seeds": [1, 1]}, {"parameters": 3}, {"parameters": {"lr": -1}}, {"parameters": {"lr": []}},
+        {"seeds": []}, {"seeds": [1, 1]}, {"parameters": 3}, {"parameters": {"lr": -1}},
+        {"parameters": {"lr": []}},
         {"parameters": {"nrom": "batch"}}, {"parameters": {"norm": "nosy"}}, {"parameters": {"steps": 1.5}},
         {"parameters": {"steps": 1, "epochs": 1}}, {"parameters": {"batch_size": "half"}},
         {"parameters": {"affine": "no"}}, {"parameters": {"lr": "1e-3"}},

@@ -1,0 +1,495 @@
+"""The verbs as functions: where loading, planning, running, tracking and reporting are joined.
+
+The command line and a notebook call the same. There is one operation behind run, resume and extend:
+*make the ledger match the plan*.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bnsweep.errors import BnsweepError, LedgerError
+from bnsweep.sweep import Plan, SweepSpec, load_spec, make_packs, make_plan
+from bnsweep.trial import CUSTOM_NORM, TrialConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bnsweep.analysis import Report
+    from bnsweep.runners import Preflight, Progress, WorkerContext
+    from bnsweep.sweep.ledger import Ledger
+    from bnsweep.tracking import Summary
+
+__all__ = ["Outcome", "Status", "find_ledger", "load", "plan", "report", "results", "run", "status", "sync"]
+
+PACK_SIZE = 8
+"""Most members of a pack of convolutional networks; larger stacks no longer fit a core's cache."""
+
+DENSE_PACK_SIZE = 32
+"""Most members of a pack of networks without convolutions."""
+
+MIRROR_SECONDS = 120.0
+"""How long the end of a run waits for a tracking store that does not answer."""
+
+Source = str | PathLike[str] | Mapping[str, Any] | SweepSpec
+
+
+class Runner(Protocol):
+    """Trains packs somewhere; see :mod:`bnsweep.runners`."""
+
+    def run(self, packs: Sequence[str], context: WorkerContext, report: Callable[[Progress], None]) -> bool:
+        """Train every pack; return whether all were tried."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        name: The sweep's name.
+        root: The ledger's folder.
+        states: Trials of the plan by state: ``completed``, ``diverged``, ``failed``, ``pending``.
+        started: Trials that this run took up.
+        interrupted: Whether it was asked to stop.
+        report: The report, if one could be made.
+        tracked: What of the sweep the tracking store shows; ``None`` where nothing is tracked.
+        tracking_uri: The store, or ``None``.
+        seconds: Wall time.
+        errors: The last line of each error that made trials fail, with its number of trials.
+    """
+
+    name: str
+    root: Path
+    states: Mapping[str, int]
+    started: int
+    interrupted: bool
+    report: Report | None
+    tracked: Summary | None
+    tracking_uri: str | None
+    seconds: float
+    errors: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 some trials failed, 3 interrupted and resumable."""
+        if self.interrupted:
+            return 3
+        return 1 if self.states.get("failed", 0) or self.states.get("pending", 0) else 0
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a sweep stands, from its ledger alone.
+
+    Attributes:
+        name: The sweep's name.
+        root: The ledger's folder.
+        planned: Trials in the stored plan.
+        states: Trials of the plan by state: ``completed``, ``diverged``, ``failed``, ``pending``.
+        open_packs: Packs that were begun and are not in the ledger yet.
+    """
+
+    name: str
+    root: Path
+    planned: int
+    states: Mapping[str, int]
+    open_packs: int
+
+
+def load(source: Source) -> SweepSpec:
+    """Read and check a sweep file.
+
+    Args:
+        source: A path, a mapping like the file's content, or a spec, which is returned as it is.
+
+    Raises:
+        SpecError: With every mistake in it.
+    """
+    return source if isinstance(source, SweepSpec) else load_spec(source)
+
+
+def plan(source: Source) -> Plan:
+    """Return every trial that a sweep file asks for, in order; starts nothing.
+
+    Raises:
+        SpecError: With every mistake in the file.
+    """
+    return make_plan(load(source))
+
+
+def storage_folder(spec: SweepSpec | None = None, storage: str | None = None) -> Path:
+    """Return the folder of results: as given, as the file says, ``$BNSWEEP_STORAGE``, or ``results``."""
+    stated = spec.storage if spec is not None and "storage" in spec.given else None
+    return Path(storage or stated or os.environ.get("BNSWEEP_STORAGE") or "results").expanduser()
+
+
+def find_ledger(name: str | PathLike[str], storage: str | None = None) -> Ledger:
+    """Return the ledger that ``name`` means.
+
+    Args:
+        name: A sweep's name, a ledger's folder, or a sweep file.
+        storage: Folder of results to look in, for a name.
+
+    Raises:
+        LedgerError: If there is none.
+        SpecError: If ``name`` is a sweep file with mistakes.
+    """
+    from bnsweep.sweep.ledger import Ledger
+
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        spec = load(path)
+        return Ledger.open(storage_folder(spec, storage), spec.name)
+    if path.is_dir() and (len(path.parts) > 1 or (path / "ledger.json").exists()):
+        return Ledger(path)
+    folder = storage_folder(None, storage)
+    if not (folder / str(name)).is_dir():
+        known = sorted(entry.parent.name for entry in folder.glob("*/ledger.json"))
+        there = f"it holds {', '.join(known)}" if known else "it holds none"
+        raise LedgerError(
+            f"A sweep called {name} must have been run in {folder}, but {there}. Name one of these, a "
+            "ledger's folder or a sweep file, or say where to look with --storage."
+        )
+    return Ledger.open(folder, str(name))
+
+
+def run(
+    source: Source,
+    *,
+    runner: Runner | None = None,
+    storage: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    begin: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Make the ledger match the plan, here; running again resumes, and runs only what is new.
+
+    Args:
+        source: A sweep file, its content, or a spec.
+        runner: Where to train; Ray Tune on this machine by default.
+        storage: Folder of results, instead of the file's.
+        progress: Called with the workers' progress.
+        say: Called with sentences for people.
+        begin: Called with the number of trials to run, before the first starts.
+
+    Returns:
+        How it ended. Failed trials and an interruption are outcomes, not errors.
+
+    Raises:
+        SpecError: If the file is wrong; nothing was started.
+        BnsweepError: If data, norm, storage, tracking or resources are not as they must be;
+            nothing was started.
+    """
+    from bnsweep.sweep.ledger import Ledger
+
+    began = time.monotonic()
+    tell = say or (lambda _: None)
+    spec = load(source)
+    wanted = make_plan(spec)
+    _refuse_unprepared(wanted)
+    folder = storage_folder(spec, storage)
+    known = (folder / spec.name / "ledger.json").exists()
+    done = Ledger.open(folder, spec.name).done() if known else set()
+    left = [trial for trial_id, trial in wanted.by_id.items() if trial_id not in done]
+    tell(_opening(wanted, len(left)))
+    uri = _tracking_uri(spec, folder)
+    if left:
+        found = _preflight(spec, left)
+        for note in found.notes:
+            tell(f"note: {note}")
+        _check_resources(spec, found)
+        if uri is not None:
+            from bnsweep.tracking import check_uri
+
+            check_uri(uri)
+    ledger = Ledger.open(folder, spec.name, create=True)
+    ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted))
+    if left:
+        ledger.write_environment(_environment())
+    sweep = _Sweep(spec, wanted, ledger, runner, progress or (lambda _: None))
+    mirror = _start_mirror(ledger, uri)
+    finished = True
+    try:
+        if left:
+            packs = sweep.open_packs(left, found)
+            tell(f"{len(left)} trials in {len(packs)} packs; results in {ledger.root}")
+            if begin:
+                begin(len(left))
+            finished = sweep.train(packs)
+    finally:
+        made = _report(ledger, tell)
+        tracked = mirror.finish(MIRROR_SECONDS) if mirror else None
+    states = _states(ledger, wanted.trial_ids)
+    return Outcome(
+        spec.name, ledger.root, states, len(left), not finished, made, tracked, uri,
+        time.monotonic() - began, sweep.errors,
+    )  # fmt: skip
+
+
+class _Sweep:
+    """One run of a sweep: its packs, and the errors met on the way."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        wanted: Plan,
+        ledger: Ledger,
+        runner: Runner | None,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.spec, self.plan, self.ledger = spec, wanted, ledger
+        self.runner = runner or _tune_runner(spec)
+        self.progress = progress
+        self.errors: dict[str, int] = {}
+
+    def open_packs(self, left: Sequence[TrialConfig], found: Preflight) -> list[str]:
+        """Return the packs to train: first those left open, exactly as they were, then new ones."""
+        pending = {trial.trial_id for trial in left}
+        packs = []
+        for pack_id, content in self.ledger.open_packs().items():
+            members = set(content["members"])
+            if members & pending:
+                packs.append(pack_id)
+                pending -= members
+        rest = [trial for trial in left if trial.trial_id in pending]
+        for pack in make_packs(rest, lambda trial: _pack_size(trial, found), self._workers()):
+            self.ledger.write_pack(pack.pack_id, self.plan.pack_content(pack))
+            packs.append(pack.pack_id)
+        return packs
+
+    def _workers(self) -> int:
+        resources = self.spec.resources
+        slots = max(1, int((os.cpu_count() or 1) / max(resources.cpus, 1e-3)))
+        return min(slots, resources.max_concurrent or slots)
+
+    def train(self, packs: Sequence[str]) -> bool:
+        from bnsweep.runners import WorkerContext
+
+        context = WorkerContext(
+            ledger=str(self.ledger.root.resolve()),
+            data_root=str(Path(self.spec.data_root).expanduser().resolve()) if self.spec.data_root else None,
+            device=self.spec.resources.device,
+            threads=max(1, int(self.spec.resources.cpus)),
+        )
+        return self.runner.run(packs, context, self._watch)
+
+    def _watch(self, progress: Progress) -> None:
+        if progress.error:
+            self.errors[progress.error] = self.errors.get(progress.error, 0) + progress.members
+        self.progress(progress)
+
+
+def status(name: str | PathLike[str], storage: str | None = None) -> Status:
+    """Say where a sweep stands, while another process runs it or not.
+
+    Raises:
+        LedgerError: If there is no such sweep.
+    """
+    ledger = find_ledger(name, storage)
+    planned = [trial.trial_id for trial in ledger.planned()]
+    return Status(ledger.name, ledger.root, len(planned), _states(ledger, planned), len(ledger.open_packs()))
+
+
+def report(name: str | PathLike[str], storage: str | None = None, out: str | None = None) -> Report:
+    """Write a sweep's report, from its ledger alone.
+
+    Raises:
+        LedgerError: If there is no such sweep.
+    """
+    from bnsweep.analysis import make_report
+
+    return make_report(find_ledger(name, storage), out)
+
+
+def results(name: str | PathLike[str], storage: str | None = None) -> pd.DataFrame:
+    """Return a table of a sweep's finished trials, one row each.
+
+    Raises:
+        LedgerError: If there is no such sweep.
+    """
+    from bnsweep.analysis import results_table
+
+    return results_table(find_ledger(name, storage))
+
+
+def tracking_uri(ledger: Ledger, uri: str | None = None) -> str:
+    """Return the store that a sweep is tracked in: as given, as its file says, or beside the results.
+
+    Raises:
+        BnsweepError: If its file says that it is not tracked, and ``uri`` names no store.
+    """
+    from bnsweep.tracking import default_uri
+
+    stored = ledger.plan().get("tracking")
+    if uri is None and stored == "none":
+        raise BnsweepError(
+            f"Sweep {ledger.name} must be tracked to be shown, but its file says tracking: none. Name a "
+            "store with --uri."
+        )
+    return str(uri or stored or default_uri(ledger.root.parent))
+
+
+def sync(name: str | PathLike[str], storage: str | None = None, uri: str | None = None) -> Summary:
+    """Make MLflow show what the ledger holds; repeating it changes nothing.
+
+    Raises:
+        LedgerError: If there is no such sweep.
+        ServiceError: If the store does not answer.
+    """
+    from bnsweep import tracking
+
+    ledger = find_ledger(name, storage)
+    store = tracking_uri(ledger, uri)
+    tracking.check_uri(store)
+    return tracking.sync(ledger.root, store, timeout=MIRROR_SECONDS)
+
+
+def _refuse_unprepared(wanted: Plan) -> None:
+    if wanted.unprepared is not None:
+        raise BnsweepError(
+            f"The image folder must be prepared before its trials have ids, but {wanted.unprepared} has no "
+            f"fingerprint.json. Run bnsweep data prepare {wanted.unprepared} once."
+        )
+
+
+def _opening(wanted: Plan, left: int) -> str:
+    conditions, seeds = wanted.condition_count, len(wanted.seeds)
+    text = f"{wanted.name}: {wanted.count} trials = {conditions} conditions x {seeds} seeds"
+    if left == 0:
+        return f"{text}; all done, nothing to run"
+    return f"{text}; {wanted.count - left} done, {left} to run" if left < wanted.count else text
+
+
+def _preflight(spec: SweepSpec, left: Sequence[TrialConfig]) -> Preflight:
+    from bnsweep.runners import preflight
+
+    kinds: dict[tuple[object, ...], TrialConfig] = {}
+    for trial in left:
+        static = ("model", "width", "depth", "features", "dataset", "norm", "groups", "inputs")
+        kinds.setdefault(tuple(trial.parameters.get(name) for name in static), trial)
+    return preflight(list(kinds.values()), spec.data_root)
+
+
+def _check_resources(spec: SweepSpec, found: Preflight) -> None:
+    """Refuse what this machine cannot give, before anything is written."""
+    resources = spec.resources
+    have = {"cpus": float(os.cpu_count() or 1), "gpus": float(found.gpus)}
+    for name, count in have.items():
+        asked = getattr(resources, name)
+        if asked > count:
+            raise BnsweepError(
+                f"resources.{name} must be <= {count:g}, the {name} of this machine, but found {asked:g}. "
+                "Ask for less, or run on a larger machine."
+            )
+    if resources.device == "cuda" and not found.gpus:
+        raise BnsweepError(
+            "resources.device is cuda, but this machine has no GPU that torch can use. Say cpu or auto."
+        )
+
+
+def _pack_size(trial: TrialConfig, found: Preflight) -> int:
+    norm = str(trial.parameters["norm"])
+    if CUSTOM_NORM.fullmatch(norm) and not found.stacks.get(norm, False):
+        return 1
+    return PACK_SIZE if str(trial.parameters["model"]).startswith("vgg") else DENSE_PACK_SIZE
+
+
+def _tune_runner(spec: SweepSpec) -> Runner:
+    from bnsweep.runners.tune import TuneRunner
+
+    resources = spec.resources
+    return TuneRunner(resources.cpus, resources.gpus, resources.max_concurrent)
+
+
+def _tracking_uri(spec: SweepSpec, folder: Path) -> str | None:
+    from bnsweep.tracking import default_uri
+
+    if spec.tracking == "none":
+        return None
+    return spec.tracking or default_uri(folder)
+
+
+def _start_mirror(ledger: Ledger, uri: str | None) -> Any:
+    from bnsweep.tracking import start_mirror
+
+    return start_mirror(ledger.root, uri) if uri else None
+
+
+def _report(ledger: Ledger, tell: Callable[[str], None]) -> Report | None:
+    from bnsweep.analysis import make_report
+
+    try:
+        return make_report(ledger)
+    except BnsweepError as error:
+        tell(f"no report: {error}")
+        return None
+
+
+def _text(spec: SweepSpec) -> str:
+    from bnsweep.sweep import to_yaml
+
+    return to_yaml(spec.to_dict())
+
+
+def _stored_plan(spec: SweepSpec, wanted: Plan) -> dict[str, Any]:
+    return {
+        **wanted.to_dict(),
+        "description": spec.description,
+        "method": spec.method,
+        "metric": {"name": spec.metric.name, "goal": spec.metric.goal},
+        "tracking": spec.tracking,
+    }
+
+
+def _states(ledger: Ledger, trial_ids: Sequence[str]) -> dict[str, int]:
+    failed = ledger.failed()
+    states: dict[str, int] = {}
+    found = {record.trial_id: record.state.value for record in ledger.records(trial_ids)}
+    for trial_id in trial_ids:
+        state = found.get(trial_id) or ("failed" if trial_id in failed else "pending")
+        states[state] = states.get(state, 0) + 1
+    return states
+
+
+def _environment() -> dict[str, Any]:
+    """Describe what the driver runs on: versions, commit, machine."""
+    import platform
+    import subprocess
+    from importlib import metadata
+
+    import bnsweep
+
+    packages = ("bnsweep", "torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "pandas", "pyarrow")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+
+    def git(*words: str) -> str | None:
+        folder = str(Path(bnsweep.__file__).parent)
+        try:
+            answer = subprocess.run(
+                ["git", "-C", folder, *words], capture_output=True, text=True, check=False, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no", ".")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpus": os.cpu_count(),
+        "packages": versions,
+        "commit": commit,
+        "dirty": None if changes is None else bool(changes),
+    }

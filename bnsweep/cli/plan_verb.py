@@ -1,0 +1,40 @@
+"""``bnsweep plan FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+
+EXAMPLE = "bnsweep plan sweeps/quickstart.yaml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("file", help="the sweep file")
+    parser.add_argument("--storage", help="folder of results, instead of the file's")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def call(arguments: argparse.Namespace) -> int:
+    """Show what would run."""
+    from bnsweep import api
+    from bnsweep.sweep.ledger import Ledger
+
+    spec = api.load(arguments.file)
+    plan = api.plan(spec)
+    folder = api.storage_folder(spec, arguments.storage)
+    known = (folder / spec.name / "ledger.json").exists()
+    done = Ledger.open(folder, spec.name).done() & set(plan.trial_ids) if known else set()
+    if arguments.json:
+        print(json.dumps({**plan.to_dict(), "done": sorted(done), "left": plan.count - len(done)}, indent=1))
+        return 0
+    print(f"{plan.name}: {plan.count} trials = {plan.condition_count} conditions x {len(plan.seeds)} seeds")
+    for name in plan.varying:
+        counts = Counter(str(trial.parameters.get(name, "-")) for trial in plan.trials)
+        values = ", ".join(f"{value} ({count})" for value, count in counts.items())
+        print(f"  {name}: {values}")
+    if plan.unprepared is not None:
+        print(f"  no ids yet: run bnsweep data prepare {plan.unprepared}")
+    print(f"  {len(done)} done, {plan.count - len(done)} to run; results in {folder / spec.name}")
+    return 0

@@ -1,0 +1,31 @@
+"""``bnsweep resume NAME``."""
+
+from __future__ import annotations
+
+import argparse
+
+from bnsweep.cli.run_verb import add_run_arguments, run
+
+EXAMPLE = "bnsweep resume quickstart"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("name", help="the sweep's name, its ledger's folder, or its file")
+    add_run_arguments(parser)
+
+
+def call(arguments: argparse.Namespace) -> int:
+    """Go on with the sweep as it was submitted."""
+    from bnsweep import api
+    from bnsweep.errors import LedgerError
+    from bnsweep.sweep.loading import load_text
+
+    ledger = api.find_ledger(arguments.name, arguments.storage)
+    text = ledger.sweep_text()
+    if text is None:
+        raise LedgerError(
+            f"{ledger.root} must hold sweep.yaml to be resumed, but has none; run the sweep file again"
+        )
+    arguments.storage = str(ledger.root.parent)
+    return run(arguments, load_text(text, str(ledger.root / "sweep.yaml")))

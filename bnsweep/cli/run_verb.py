@@ -1,0 +1,86 @@
+"""``bnsweep run FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+EXAMPLE = "bnsweep run sweeps/quickstart.yaml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("file", help="the sweep file")
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``run`` and ``resume`` have in common."""
+    parser.add_argument("--storage", help="folder of results, instead of the file's")
+    parser.add_argument(
+        "--in-process", action="store_true", help="train here, one pack after another, without Ray"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def call(arguments: argparse.Namespace) -> int:
+    """Run the sweep and print its table."""
+    return run(arguments, arguments.file)
+
+
+def run(arguments: argparse.Namespace, source: Any) -> int:
+    """Run ``source`` and say how it ended.
+
+    Args:
+        arguments: With the attributes of :func:`add_run_arguments`.
+        source: A sweep file or a spec.
+
+    Returns:
+        The exit code.
+    """
+    from bnsweep import api
+    from bnsweep.cli.progress import ProgressLine
+
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    spec = api.load(source)
+    runner = None
+    if arguments.in_process:
+        from bnsweep.runners import LocalRunner
+
+        runner = LocalRunner()
+    line = ProgressLine(sys.stderr, quiet=arguments.quiet)
+    outcome = api.run(
+        spec, runner=runner, storage=arguments.storage, progress=line.update, say=line.say, begin=line.begin
+    )
+    line.close()
+    _tell(outcome)
+    return outcome.exit_code
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    """Treat SIGTERM, which clusters send before they kill, like Ctrl-C."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def _tell(outcome: Any) -> None:
+    """Print the table, what went wrong, and where everything is."""
+    from bnsweep.tracking.uris import redacted
+
+    if outcome.report is not None:
+        print(f"\n{outcome.report.summary}\n")
+    for error, count in outcome.errors.items():
+        print(f"{count} trials failed: {error}", file=sys.stderr)
+    if outcome.states.get("failed"):
+        print(f"tracebacks: {outcome.root}/trials/*/failure.*.json", file=sys.stderr)
+    if outcome.report is not None:
+        print(f"report:  {outcome.report.path}")
+    if outcome.tracking_uri is not None:
+        state = "" if outcome.tracked is None or outcome.tracked.complete else f"  ({outcome.tracked})"
+        print(f"MLflow:  {redacted(outcome.tracking_uri)}{state}")
+        print(f"browse:  bnsweep ui {outcome.root}")
+    print(f"{outcome.seconds:.0f} s, {outcome.started} trials run")
+    if outcome.interrupted:
+        print(f"interrupted: bnsweep resume {outcome.root} goes on", file=sys.stderr)

@@ -1,0 +1,53 @@
+"""``bnsweep status [NAME]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+EXAMPLE = "bnsweep status quickstart"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument(
+        "name", nargs="?", help="the sweep's name, its ledger's folder, or its file; all by default"
+    )
+    parser.add_argument("--storage", help="folder of results")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def call(arguments: argparse.Namespace) -> int:
+    """Print one line a sweep."""
+    from bnsweep import api
+    from bnsweep.errors import LedgerError
+
+    folder = api.storage_folder(None, arguments.storage)
+    names: list[str | Path]
+    if arguments.name:
+        names = [arguments.name]
+    else:
+        names = sorted(entry.parent for entry in folder.glob("*/ledger.json"))
+    if not names:
+        raise LedgerError(f"There must be a sweep in {folder}, but it holds none; say where with --storage")
+    found = [api.status(name, arguments.storage) for name in names]
+    if arguments.json:
+        content = [
+            {
+                "name": one.name,
+                "root": str(one.root),
+                "planned": one.planned,
+                "states": dict(one.states),
+                "open_packs": one.open_packs,
+            }
+            for one in found
+        ]
+        print(json.dumps(content[0] if arguments.name else content, indent=1))
+        return 0
+    for one in found:
+        states = ", ".join(f"{count} {state}" for state, count in sorted(one.states.items()))
+        print(
+            f"{one.name}: {one.planned} trials: {states or 'none'}; {one.open_packs} open packs; {one.root}"
+        )
+    return 0

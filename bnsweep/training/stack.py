@@ -1,0 +1,180 @@
+"""The members of a pack that are being trained, as one stacked network with its data and optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bnsweep.data import Dataset
+from bnsweep.models import StackedNet, make_model, parameter_decay
+from bnsweep.norms.noise import SiteNoise
+from bnsweep.trial import TrialConfig
+
+from .batches import MemberBatches
+from .objective import accuracy, batch_loss, l2_penalty
+from .optimizers import MemberOptimizer
+from .probing import MemberRows, Snapshot, measure
+
+__all__ = ["EVAL_CHUNK", "MemberStack", "TrainingPass"]
+
+EVAL_CHUNK = 512
+"""Test samples that are evaluated at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPass:
+    """What a forward and backward pass on the members' own batches gave.
+
+    Attributes:
+        losses: Loss of each member, ``[K]``.
+        outputs: ``[K, N, outputs]``.
+        targets: ``[K, N]``, or ``[K, N, outputs]`` for a regression.
+        gradients: Gradient of every member's loss by parameter name.
+    """
+
+    losses: Tensor
+    outputs: Tensor
+    targets: Tensor
+    gradients: dict[str, Tensor]
+
+
+class MemberStack:
+    """K trials of one static signature as one network, with their batches and optimizer.
+
+    Args:
+        trials: The members, in order.
+        dataset: Their data set, in the precision and on the device to train on.
+        model: Their network, taken over as it is; a new one with zero weights where absent.
+    """
+
+    def __init__(
+        self, trials: Sequence[TrialConfig], dataset: Dataset, model: StackedNet | None = None
+    ) -> None:
+        self.trials, self.dataset = tuple(trials), dataset
+        parameters = trials[0].parameters
+        like = dataset.train_x
+        if model is None:
+            model = make_model(parameters, dataset.facts, len(trials), dtype=like.dtype)
+        self.model = model.to(like.device)
+        self.batches = MemberBatches(trials, dataset, model.noise_sites)
+        self._noisy_evaluation = bool(parameters.get("noise_at_eval", False))
+        self._leaves = dict(model.named_parameters())
+        params = {name: value.detach() for name, value in self._leaves.items()}
+        decayed = list(params) if parameters["weight_decay_on"] == "all" else list(parameter_decay(model))
+        strengths = [float(trial.parameters["weight_decay"]) for trial in trials]
+        in_loss = parameters["weight_decay_as"] == "loss"
+        self._penalized = decayed if in_loss and any(strengths) else []
+        self._strength = torch.tensor(strengths, dtype=like.dtype, device=like.device)
+        values = [trial.parameters for trial in trials]
+        self.optimizer = MemberOptimizer(params, values, [] if in_loss else decayed)
+
+    def initialize(self) -> None:
+        """Draw every member's initial weights from its seed."""
+        seeds = [trial.seed for trial in self.trials]
+        self.model.initialize(seeds, str(self.trials[0].parameters["init"]))
+
+    def gradients(self, step: int) -> TrainingPass:
+        """Compute losses and gradients on the batch of ``step``; moves the running statistics."""
+        self.model.train()
+        x, y = self.batches.inputs(step)
+        outputs = self.model(x, self.batches.noise(step), self.batches.levels)
+        losses = self.objective(outputs, y, self._leaves)
+        gradients = torch.autograd.grad(
+            losses.sum(), list(self._leaves.values()), allow_unused=True, materialize_grads=True
+        )
+        return TrainingPass(
+            losses.detach(), outputs.detach(), y, dict(zip(self._leaves, gradients, strict=True))
+        )
+
+    def objective(self, outputs: Tensor, targets: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        """Return what each member minimizes, ``[K]``: batch loss, and weight decay where it is a term."""
+        losses = batch_loss(outputs, targets)
+        return losses + l2_penalty(params, self._penalized, self._strength) if self._penalized else losses
+
+    def snapshot(self, step: int, probes: Mapping[str, Mapping[str, Any]]) -> Snapshot:
+        """Copy what ``probes`` need to know of the time before the update of ``step``."""
+        params = {name: value.clone() for name, value in self.optimizer.params.items()}
+        buffers = {name: value.clone() for name, value in self.model.named_buffers()}
+        return Snapshot(step, probes, params, buffers, self.optimizer.lr)
+
+    def measure(self, snapshot: Snapshot) -> MemberRows:
+        """Take the readings of an update that has just been made."""
+        return measure(snapshot, self.optimizer.params, self.model, self.batches, self.objective)
+
+    def evaluate(self, step: int) -> dict[str, Tensor]:
+        """Return ``test_loss`` and, for classes, ``test_accuracy``: float64 ``[K]``, over the test split.
+
+        The loss is that of :func:`~bnsweep.training.objective.batch_loss` for the whole split as one
+        batch, without any penalty.
+        """
+        regression = self.dataset.test_y.dtype.is_floating_point
+        count = len(self.dataset.test_x)
+        zeros = torch.zeros(len(self.trials), dtype=torch.float64, device=self.dataset.test_x.device)
+        values = {"test_loss": zeros} if regression else {"test_loss": zeros, "test_accuracy": zeros}
+        for chunk in range(self._chunks):
+            outputs, targets = self._test_outputs(step, chunk)
+            share = 1.0 if regression else targets.shape[1] / count
+            values["test_loss"] = values["test_loss"] + batch_loss(outputs, targets).double() * share
+            if not regression:
+                values["test_accuracy"] = values["test_accuracy"] + accuracy(outputs, targets) * share
+        return values
+
+    @property
+    def _chunks(self) -> int:
+        return -(-len(self.dataset.test_x) // EVAL_CHUNK)
+
+    @torch.no_grad()
+    def _test_outputs(self, step: int, chunk: int) -> tuple[Tensor, Tensor]:
+        self.model.eval()
+        part = slice(chunk * EVAL_CHUNK, (chunk + 1) * EVAL_CHUNK)
+        x, y = self.dataset.test_x[part], self.dataset.test_y[part]
+        noise: list[SiteNoise] | None = None
+        if self._noisy_evaluation:
+            noise = self.batches.noise(step, f"evaluation {chunk}", len(x))
+        outputs = self.model(x.expand(len(self.trials), *x.shape), noise, self.batches.levels)
+        return outputs, y.expand(len(self.trials), *y.shape)
+
+    def select(self, rows: Sequence[int]) -> MemberStack:
+        """Return a stack of the members at ``rows``, with copies of their state."""
+        smaller = MemberStack([self.trials[row] for row in rows], self.dataset, self.model.compact(rows))
+        smaller.optimizer.take(self.optimizer, rows)
+        return smaller
+
+    def agrees(self, smaller: MemberStack, rows: Sequence[int], step: int) -> bool:
+        """Whether ``smaller`` trains and evaluates the members at ``rows`` to the same bits.
+
+        Kernels are chosen by shape, so a pass of ``step`` and one evaluation of each size decide. The
+        state of both stacks is left as it was.
+        """
+        for mine, theirs in zip(self._trace(step), smaller._trace(step), strict=True):
+            a, b = mine.reshape(len(self.trials), -1)[list(rows)], theirs.reshape(len(rows), -1)
+            if not bool(((a == b) | (a.isnan() & b.isnan())).all()):
+                return False
+        return True
+
+    def _trace(self, step: int) -> list[Tensor]:
+        """Return everything that one step and one evaluation compute, member-major."""
+        stacked = [buffer for buffer in self.model.buffers() if buffer.dim()]
+        before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        done = self.gradients(step)
+        trace = [done.losses, done.outputs, *done.gradients.values(), *(value.clone() for value in stacked)]
+        for buffer, value in before:
+            buffer.copy_(value)
+        for chunk in dict.fromkeys((0, self._chunks - 1)):
+            outputs, targets = self._test_outputs(step, chunk)
+            trace += [outputs, batch_loss(outputs, targets)]
+        return trace
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of weights, running statistics and optimizer state."""
+        model = {name: value.clone() for name, value in self.model.state_dict().items()}
+        return {"model": model, "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, content: Mapping[str, Any]) -> None:
+        """Take over copies of what :meth:`state_dict` returned for the same members."""
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
