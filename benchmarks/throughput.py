@@ -51,8 +51,8 @@ def plain_rate(reuse_actors: bool, seeds: int) -> tuple[int, float, float]:
     """Run the plain script on the same grid with ``seeds`` seeds."""
     from ray import tune
 
-    from bnsweep import api
     from benchmarks.plain import run
+    from bnsweep import api
 
     logging.disable(logging.WARNING)
     spec = api.load(SWEEP)

@@ -37,6 +37,9 @@ DENSE_PACK_SIZE = 32
 MIRROR_SECONDS = 120.0
 """How long the end of a run waits for a tracking store that does not answer."""
 
+STOP_SECONDS = 3.0
+"""How long an interrupted run waits for it: what is missing is sent by the next run, or by sync."""
+
 Source = str | PathLike[str] | Mapping[str, Any] | SweepSpec
 
 
@@ -214,7 +217,7 @@ def run(
         ledger.write_environment(_environment())
     sweep = _Sweep(spec, wanted, ledger, runner, progress or (lambda _: None))
     mirror = _start_mirror(ledger, uri)
-    finished = True
+    finished, made, tracked = True, None, None
     try:
         if left:
             packs = sweep.open_packs(left, found)
@@ -222,9 +225,11 @@ def run(
             if begin:
                 begin(len(left))
             finished = sweep.train(packs)
+        if finished:
+            made = _report(ledger, tell)
     finally:
-        made = _report(ledger, tell)
-        tracked = mirror.finish(MIRROR_SECONDS) if mirror else None
+        if mirror:
+            tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
     states = _states(ledger, wanted.trial_ids)
     return Outcome(
         spec.name, ledger.root, states, len(left), not finished, made, tracked, uri,

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["cautions"]
 
+_EDGES = (
+    ("best at the largest lr", "the best may lie beyond the largest learning rate, {lr}, for"),
+    ("best at the smallest lr", "the best may lie below the smallest learning rate, {lr}, for"),
+    ("trains at the largest lr", "the range may reach beyond the largest learning rate, {lr}, for"),
+    ("trains at the smallest lr", "the range may begin below the smallest learning rate, {lr}, for"),
+)
+
 
 def cautions(results: Results) -> list[str]:
     """Return warnings about a sweep, the gravest first, one or two sentences each."""
@@ -37,21 +44,21 @@ def _unfinished(results: Results) -> Iterator[str]:
             "there and may change."
         )
     if results.failed:
-        attempts = sum(results.failed.values())
         yield (
-            f"{_trials(len(results.failed))} failed ({attempts} attempts) and count as missing; the "
-            "tracebacks are in the ledger, in failure.*.json beside the trial."
+            f"Failed, and counted as missing: {_trials(len(results.failed))} "
+            f"({sum(results.failed.values())} failed attempts). The tracebacks are in the ledger, in "
+            "failure.*.json beside each trial."
         )
     states = Counter(record.state.value for record in results.records)
     if results.records and states["diverged"] == len(results.records):
         yield "Every finished trial diverged; all aggregates are at chance by definition."
     if states["stopped"]:
         yield (
-            f"{_trials(states['stopped'])} stopped early; their final readings are from earlier steps than "
-            "those of the others, which favours whatever learns fast. Treat comparisons as exploratory."
+            f"Stopped early: {_trials(states['stopped'])}. Their final readings are from earlier steps than "
+            "those of the others, which favours whatever learns fast; comparisons are exploratory."
         )
     if results.outside:
-        yield f"{_trials(results.outside)} in the ledger not part of the present plan, and left out."
+        yield f"Left out: {_trials(results.outside)} in the ledger, not part of the present plan."
 
 
 def _seeds(results: Results) -> Iterator[str]:
@@ -65,7 +72,7 @@ def _seeds(results: Results) -> Iterator[str]:
             "with fewer are less certain, and seeds do not pair everywhere."
         )
     if len(done) and done.max() == 1:
-        yield "One seed a condition: differences between arms cannot be told from chance, and no band is drawn."
+        yield "One seed a condition: differences between arms cannot be told from luck; no band is drawn."
     elif len(done) and done.max() < 5:
         yield f"{done.max()} seeds a condition at most: intervals are wide and rough."
 
@@ -98,22 +105,11 @@ def _grid(ranges: FacetRanges) -> Iterator[str]:
             f"Arms have finished trials at different learning rates{where}: compare ranges only where their "
             "grids agree."
         )
-    for kind, said in (
-        ("best at the largest lr", "are best at the largest learning rate {lr}: their best may lie beyond"),
-        ("best at the smallest lr", "are best at the smallest learning rate {lr}: their best may lie below"),
-        (
-            "trains at the largest lr",
-            "still train at the largest learning rate {lr}: their range may reach further",
-        ),
-        (
-            "trains at the smallest lr",
-            "still train at the smallest learning rate {lr}: their range may begin lower",
-        ),
-    ):
-        arms = [arm for arm in ranges.arms if kind in arm.edges]
-        for lr in sorted({arm.lrs[-1 if "largest" in kind else 0] for arm in arms}):
-            names = [arm.arm for arm in arms if lr == arm.lrs[-1 if "largest" in kind else 0]]
-            yield f"Grid edge{where}: {', '.join(names)} {said.format(lr=lr_text(lr))}."
+    for kind, said in _EDGES:
+        end = -1 if "largest" in kind else 0
+        for lr in sorted({arm.lrs[end] for arm in ranges.arms if kind in arm.edges}):
+            names = [arm.arm for arm in ranges.arms if kind in arm.edges and arm.lrs[end] == lr]
+            yield f"Grid edge{where}: {said.format(lr=lr_text(lr))} {', '.join(names)}."
 
 
 def _trials(count: int) -> str:

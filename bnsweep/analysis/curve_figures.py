@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bnsweep.analysis.styles import INK, QUIET, ArmStyle, log_y, new_figure, row_wise
+from bnsweep.analysis.styles import INK, ArmStyle, level_line, log_y, new_figure, row_wise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.float64]
 
 __all__ = ["Curves", "Panel", "band_figure", "curves_figure"]
+
+WIDTHS = {1: 4.6, 2: 7.4, 3: 9.4}
+"""Width of a figure in inches, by its number of columns."""
 
 BINS = 120
 """Curves of more points than this are averaged within that many equal stretches of steps."""
@@ -63,6 +66,10 @@ class Curves:
     trials: Mapping[str, Sequence[str]]
     diverged: Mapping[str, int]
 
+    def of(self, arm: str) -> Curves:
+        """Return the curves of one arm."""
+        return replace(self, trials={arm: self.trials[arm]})
+
     def has(self, reading: str) -> bool:
         """Tell whether any trial has a finite reading of that name."""
         import numpy as np
@@ -71,6 +78,10 @@ class Curves:
         ids = {trial for own in self.trials.values() for trial in own}
         inside = self.frame.loc[values.index, "trial_id"].isin(ids)
         return bool(np.isfinite(values[inside]).any())
+
+    def steps(self, reading: str) -> list[int]:
+        """Return the steps at which any trial has that reading, ascending."""
+        return sorted(set(self.frame.loc[self.frame["name"] == reading, "step"]))
 
     def pivot(self, arm: str, reading: str) -> pd.DataFrame:
         """Return steps × seeds of one arm; NaN where a seed has no finite reading."""
@@ -91,6 +102,7 @@ def _prepared(curves: Curves, arm: str, panel: Panel) -> pd.DataFrame:
 
     wide = curves.pivot(arm, panel.reading)
     if panel.fill is not None:
+        wide = wide.reindex(curves.steps(panel.reading))
         for trial in wide.columns:
             if trial in curves.diverged:
                 late = wide.index >= curves.diverged[trial]
@@ -122,7 +134,7 @@ def draw_panel(axes: Axes, curves: Curves, panel: Panel, styles: Mapping[str, Ar
         axes.set_yscale("log", nonpositive="mask")
     for index, arm in enumerate(curves.trials):
         wide, style = _prepared(curves, arm, panel), styles[arm]
-        if wide.dropna(how="all").empty:
+        if wide.dropna(how="all").empty or not curves.of(arm).has(panel.reading):
             continue
         steps = wide.index.to_numpy(dtype=float)
         for trial in wide.columns:
@@ -153,14 +165,11 @@ def _decorate(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title)
     axes.set_ylabel(panel.ylabel + (", log scale" if panel.log else ""))
     axes.set_xlabel("step (optimizer updates)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if panel.limits:
         axes.set_ylim(*panel.limits)
     if panel.level and math.isfinite(panel.level[0]):
-        axes.axhline(panel.level[0], color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
-        axes.annotate(
-            panel.level[1], (1, panel.level[0]), xycoords=("axes fraction", "data"), xytext=(-2, 2),
-            textcoords="offset points", ha="right", va="bottom", fontsize=7.5, color=QUIET,
-        )  # fmt: skip
+        level_line(axes, *panel.level, below=False)
 
 
 def curves_figure(
@@ -173,23 +182,38 @@ def curves_figure(
         styles: Style of every arm.
     """
     columns = max(len(panels) for _, panels, _ in rows)
-    figure = new_figure({1: 4.6, 2: 7.4}.get(columns, 9.4), 2.7 * len(rows) + 0.15)
-    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
-    for part, (curves, panels, names) in zip(parts, rows, strict=True):
+    legends = [_legend(curves, panels, names, WIDTHS[columns]) for curves, panels, names in rows]
+    heights = [2.35 + 0.19 * math.ceil(len(arms) / ncols) for arms, ncols in legends]
+    figure = new_figure(WIDTHS[columns], sum(heights) + 0.1)
+    parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, (curves, panels, names), (arms, ncols) in zip(parts, rows, legends, strict=True):
         grid = part.subplots(1, columns, squeeze=False)[0]
         for axes, panel in zip(grid, panels, strict=False):
             draw_panel(axes, curves, panel, styles)
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
         handles = {line.get_label(): line for axes in grid for line in axes.get_lines()}
-        shown = [arm for arm in curves.trials if arm in handles]
-        order, ncols = row_wise(len(shown), 4 if columns > 1 else 2)
-        shown = [shown[index] for index in order]
         part.legend(
-            [handles[arm] for arm in shown], [names.get(arm, arm) for arm in shown],
-            loc="outside lower center", ncols=ncols, columnspacing=1.6,
-        )  # fmt: skip
+            [handles[arm] for arm in arms],
+            [names.get(arm, arm) for arm in arms],
+            loc="outside lower center",
+            ncols=ncols,
+            columnspacing=1.6,
+        )
     return figure
+
+
+def _legend(
+    curves: Curves, panels: Sequence[Panel], names: Mapping[str, str], width: float
+) -> tuple[list[str], int]:
+    """Return the arms that have a curve, in the order of the legend, and its number of columns."""
+    arms = [
+        arm for arm in curves.trials
+        if any(curves.of(arm).has(panel.reading) for panel in panels)
+    ]  # fmt: skip
+    longest = max((len(names.get(arm, arm)) for arm in arms), default=0)
+    order, ncols = row_wise(len(arms), max(1, int(width / (0.75 + 0.078 * longest))))
+    return [arms[index] for index in order], ncols
 
 
 def band_figure(

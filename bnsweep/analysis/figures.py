@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from bnsweep.analysis.intervals import MeanInterval
@@ -13,6 +14,7 @@ from bnsweep.analysis.styles import (
     RULE,
     ArmStyle,
     encode,
+    level_line,
     log_y,
     lr_axis,
     lr_step,
@@ -68,12 +70,8 @@ def score_axis(axes: Axes, ranges: FacetRanges) -> None:
         axes.set_ylabel(f"final {ranges.metric.title.lower()} (log scale)")
     reference = _shown(ranges, ranges.reference)
     if reference == reference:
-        axes.axhline(reference, color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
         name = f"chance, {reference:g} %" if accuracy else "initial loss"
-        axes.annotate(
-            name, (1, reference), xycoords=("axes fraction", "data"), xytext=(-3, 3),
-            textcoords="offset points", ha="right", va="bottom", fontsize=7.5, color=QUIET,
-        )  # fmt: skip
+        level_line(axes, reference, name, below=accuracy)
 
 
 def _band(ranges: FacetRanges, mean: MeanInterval) -> tuple[float, float]:
@@ -126,16 +124,22 @@ def _draw_seeds(
     axes: Axes, ranges: FacetRanges, arm: ArmRange, style: ArmStyle, offset: float, slot: float
 ) -> None:
     """Draw a dot for every seed, beside its learning rate, and a cross for a diverged one."""
+    places: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     for lr, values, flags in zip(arm.lrs, arm.values, arm.diverged, strict=True):
-        count = len(values)
-        places = [lr * 10 ** (offset + slot * 0.6 * ((i + 0.5) / count - 0.5)) for i in range(count)]
-        shown = [_shown(ranges, value) for value in values]
-        for wanted, marker, size in ((False, "o", 7), (True, "x", 16)):
-            chosen = [i for i in range(count) if flags[i] is wanted]
-            axes.scatter(
-                [places[i] for i in chosen], [shown[i] for i in chosen], s=size, marker=marker,
-                color=style.color, alpha=0.9 if wanted else 0.6, linewidths=0.9 if wanted else 0, zorder=3,
-            )  # fmt: skip
+        for index, (value, burst) in enumerate(zip(values, flags, strict=True)):
+            shift = offset + slot * 0.6 * ((index + 0.5) / len(values) - 0.5)
+            places[burst].append((lr * 10**shift, _shown(ranges, value)))
+    for burst, points in places.items():
+        axes.scatter(
+            [x for x, _ in points],
+            [y for _, y in points],
+            s=16 if burst else 7,
+            marker="x" if burst else "o",
+            color=style.color,
+            alpha=0.9 if burst else 0.6,
+            linewidths=0.9 if burst else 0,
+            zorder=3,
+        )
 
 
 def _draw_ranges(axes: Axes, ranges: FacetRanges, styles: dict[str, ArmStyle]) -> None:
@@ -144,7 +148,7 @@ def _draw_ranges(axes: Axes, ranges: FacetRanges, styles: dict[str, ArmStyle]) -
     for index, arm in enumerate(ranges.arms):
         y, style = count - 1 - index, styles[arm.arm]
         axes.plot([arm.lrs[0], arm.lrs[-1]], [y, y], color=RULE, linewidth=1, zorder=1)
-        for low, high in zip(arm.lrs, arm.lrs[1:], strict=False):
+        for low, high in pairwise(arm.lrs):
             if low in arm.within and high in arm.within and arm.trains:
                 axes.plot([low, high], [y, y], color=style.color, alpha=0.28, linewidth=9, zorder=2,
                           solid_capstyle="butt")  # fmt: skip

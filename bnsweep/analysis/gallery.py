@@ -1,5 +1,7 @@
 """Which figures a sweep gets, at which learning rates, and what is said below them."""
 
+# ruff: noqa: RUF001 (dashes, primes and signs as they are printed)
+
 from __future__ import annotations
 
 import re
@@ -7,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bnsweep.analysis import captions
 from bnsweep.analysis.curve_figures import Curves, Panel, band_figure, curves_figure
 from bnsweep.analysis.figures import FigureFile, arm_figure, finish, lr_figure
 from bnsweep.analysis.ranges import FacetRanges, facet_ranges
@@ -22,13 +25,10 @@ __all__ = ["MOST_FACETS", "draw_all"]
 MOST_FACETS = 6
 """Facets that are drawn; tables hold all of them."""
 
-_SEEDS = (
-    "Thin lines are seeds, the thick line is their mean{kind}; a cross marks the last reading of a seed "
-    "that diverged{after}."
-)
 _ICS = (
-    Panel("ics/l2", "Size of the shift", "‖G − G′‖₂, mean over layers", log=True),
-    Panel("ics/cosine", "Direction", "cos(G, G′), mean over layers", level=(0.0, ""), limits=(-1.05, 1.05)),
+    Panel("ics/l2", "Size of the shift", "‖G − G′‖₂", log=True),
+    Panel("ics/relative", "Relative size", "‖G − G′‖₂ / ‖G‖₂", log=True),
+    Panel("ics/cosine", "Direction", "cos(G, G′)", level=(0.0, ""), limits=(-1.05, 1.05)),
 )
 _SUMMARY = (
     Panel("landscape/loss_width", "Width of the loss band", "largest − smallest loss", log=True),
@@ -112,62 +112,29 @@ class _Facet:
     def _curves(self, trials: Mapping[str, Sequence[str]]) -> Curves:
         return Curves(self.frame, trials, self.diverged)
 
-    @property
-    def _at(self) -> str:
-        return (
-            f"All arms at learning rate {lr_text(self.ranges.common_lr)}, the largest at which as many arms "
-            "train as at any."
-        )
-
     def figures(self) -> Iterator[FigureFile]:
         """Yield the figures that the readings allow."""
         yield from self._against_lr()
         yield from self._training()
-        yield from self._probe(
-            "ics", _ICS, "Internal covariate shift (Definition 2.1)",
-            "G is a layer's gradient before, and G' after, the earlier layers have taken their step. No shift "
-            "is a small norm of the difference and a cosine of 1.",
-        )  # fmt: skip
-        yield from self._probe(
-            "landscape", _SUMMARY, "Loss landscape along the gradient",
-            "Steps of several lengths are tried along the present gradient. Smaller is smoother: a narrow band "
-            "of losses, a gradient that changes little, a small effective β. β is given in units of 1/lr: late "
-            "in training it saturates at the inverse of the shortest step tried, whatever the normalization, "
-            "so compare it early only.",
-        )  # fmt: skip
+        yield from self._probe("ics", _ICS, "Internal covariate shift (Definition 2.1)", captions.ICS)
+        yield from self._probe("landscape", _SUMMARY, "Loss landscape along the gradient", captions.LANDSCAPE)
         yield from self._bands()
-        yield from self._probe(
-            "moments", _MOMENTS, "Activations from step to step",
-            "How much the mean and the variance of a hidden activation change from one step to the next, mean "
-            "over units and layers; larger is less stable.",
-        )  # fmt: skip
+        yield from self._probe("moments", _MOMENTS, "Activations from step to step", captions.MOMENTS)
 
     def _against_lr(self) -> Iterator[FigureFile]:
-        ranges = self.ranges
-        split = "train" if ranges.metric.name.startswith("test") else "test"
-        other = facet_ranges(
-            self.trials, [arm.arm for arm in ranges.arms], metric_named(f"{split}_{ranges.metric.kind}")
-        )
-        for one in (ranges, other):
-            if one is None:
+        first = self.ranges
+        split = "train" if first.metric.name.startswith("test") else "test"
+        other = metric_named(f"{split}_{first.metric.kind}")
+        second = facet_ranges(self.trials, [arm.arm for arm in first.arms], other)
+        for ranges in (first, second):
+            if ranges is None:
                 continue
-            reading = one.metric.name.replace("_", "-")
-            title = f"Final {one.metric.title.lower()} against learning rate{self.where}"
-            if len(one.lrs) == 1:
-                title = f"Final {one.metric.title.lower()} at learning rate {lr_text(one.lrs[0])}{self.where}"
-                figure, said = arm_figure(one, self.styles), "Every dot is a seed."
-            else:
-                figure, said = lr_figure(one, self.styles), _lr_caption(one)
-            said += (
-                " Crosses are seeds that diverged, counted at "
-                + ("chance" if one.metric.kind == "accuracy" else "the initial loss")
-                + "; the larger marker is the mean over seeds"
-                + (" (geometric)" if one.metric.kind == "loss" else "")
-                + ", with its 95 % t interval."
-            )
-            if one.metric.name == "train_accuracy":
-                said += " Training accuracy is that of the last minibatch read."
-            yield finish(figure, f"{self.prefix}{reading}-vs-lr", title, said)
+            single = len(ranges.lrs) == 1
+            where = f"at learning rate {lr_text(ranges.lrs[0])}" if single else "against learning rate"
+            title = f"Final {ranges.metric.title.lower()} {where}{self.where}"
+            figure = (arm_figure if single else lr_figure)(ranges, self.styles)
+            name = f"{self.prefix}{ranges.metric.name.replace('_', '-')}-vs-lr"
+            yield finish(figure, name, title, captions.against_lr(ranges))
 
     def _training(self) -> Iterator[FigureFile]:
         accuracy = self.ranges.metric.kind == "accuracy"
@@ -191,54 +158,29 @@ class _Facet:
                 panels += [panel] if curves.has(panel.reading) else []
             if panels:
                 rows.append((curves, panels, names))
-        if len({lr_text(lr) for lr in (*self.best_lr.values(), self.ranges.common_lr)}) == 1:
-            rows = rows[:1]
+        if len({*self.best_lr.values(), self.ranges.common_lr}) == 1:
+            rows = rows[-1:]
         if rows:
-            kind, after = ("", ", and counts at chance from there") if accuracy else (" (geometric)", "")
-            said = (
-                "Above: every arm at its own best learning rate. Below: " + self._at
-                if len(rows) > 1
-                else self._at
-            )
-            said += " " + _SEEDS.format(kind=kind, after=after)
-            said += " Training readings are those of the current minibatch; long curves are averaged over "
-            said += "stretches of steps."
-            yield finish(
-                curves_figure(rows, self.styles), f"{self.prefix}training", f"Training{self.where}", said
-            )
+            said = "Above: every arm at its own best learning rate. Below: " if len(rows) > 1 else ""
+            said += f"{captions.common_lr(self.ranges)} {captions.seed_lines(not accuracy, accuracy)} "
+            figure = curves_figure(rows, self.styles)
+            yield finish(figure, f"{self.prefix}training", f"Training{self.where}", said + captions.TRAINING)
 
     def _probe(self, name: str, panels: Sequence[Panel], title: str, said: str) -> Iterator[FigureFile]:
         curves = self._curves(self.common)
         panels = [panel for panel in panels if curves.has(panel.reading)]
         if not panels:
             return
-        rows: list[tuple[Curves, Sequence[Panel], Mapping[str, str]]]
-        rows = [(curves, panels, {})]
-        after = "; from there the mean is over the others"
-        kind = " (geometric on logarithmic axes)"
-        said = f"{said} {self._at} {_SEEDS.format(kind=kind, after=after)}"
-        yield finish(curves_figure(rows, self.styles), f"{self.prefix}{name}", f"{title}{self.where}", said)
+        said = f"{said} {captions.common_lr(self.ranges)} {captions.seed_lines(True, False)}"
+        figure = curves_figure([(curves, panels, {})], self.styles)
+        yield finish(figure, f"{self.prefix}{name}", f"{title}{self.where}", said)
 
     def _bands(self) -> Iterator[FigureFile]:
         curves = self._curves(self.common)
         for name, low, high, ylabel, title in _BANDS:
             if not (curves.has(low) and curves.has(high)):
                 continue
-            shown = {arm: own for arm, own in curves.trials.items() if self._curves({arm: own}).has(high)}
+            shown = {arm: own for arm, own in curves.trials.items() if curves.of(arm).has(high)}
             figure = band_figure(self._curves(shown), low, high, ylabel, title, self.styles)
-            said = (
-                "Between the smallest and the largest value over the step lengths tried; geometric means over "
-                f"seeds, with each seed's edges as thin lines. {self._at}"
-            )
+            said = f"{captions.BAND} {captions.common_lr(self.ranges)}"
             yield finish(figure, f"{self.prefix}landscape-{name}", f"{title}{self.where}", said)
-
-
-def _lr_caption(ranges: FacetRanges) -> str:
-    accuracy = ranges.metric.kind == "accuracy"
-    near = "2 points of the arm's best mean" if accuracy else "a factor of 2 of the arm's best mean"
-    return (
-        "Above: dots are seeds, set beside their learning rate so that they do not cover each other. Below: "
-        f"the learning rates that train ({ranges.said_threshold()}); the wide band joins those within {near}; "
-        "ticks are learning rates that do not train; an arrow says that the range reaches the grid's edge and "
-        "may reach further."
-    )

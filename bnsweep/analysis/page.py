@@ -1,5 +1,7 @@
 """The report as one HTML page that needs nothing else: no network, no script, no other file."""
 
+# ruff: noqa: RUF001 (dashes, primes and signs as they are printed)
+
 from __future__ import annotations
 
 import base64
@@ -25,6 +27,13 @@ MOST_ROWS = 400
 
 MOST_INLINE = 400_000
 """Bytes up to which a figure is embedded as SVG; larger ones are embedded as PNG."""
+
+_RANGES = (
+    "The threshold is half way between an untrained network and the best mean of any arm, at least 5 points "
+    "above the former (for losses: on a logarithmic scale, at least a factor of 2). An asterisk marks the "
+    "edge of the grid. The best learning rate is chosen and shown on the same trials, so its mean is a "
+    "little too good: see the figure for every learning rate."
+)
 
 _STYLE = """
 :root { --ink: #1b1b1b; --quiet: #5f5f5f; --rule: #d9d9d9; --tint: #f6f5f1; --warn: #8a4b00; }
@@ -111,7 +120,8 @@ def _table(
         for row in rows
     )
     said = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{said}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+    table = f"<table>{said}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
 
 
 def _ranges(results: Results) -> str:
@@ -124,12 +134,7 @@ def _ranges(results: Results) -> str:
         caption = f"Final {ranges.metric.name.replace('_', ' ')}"
         caption += f", {ranges.facet}" if ranges.facet else ""
         parts.append(_table(header, rows, (False, True, True, True, True, True), caption))
-        parts.append(
-            f'<p class="note">A learning rate trains if its {escape(ranges.said_threshold())}: half way between '
-            "an untrained network and the best mean of any arm. An asterisk marks the edge of the grid. The best "
-            "learning rate is chosen and shown on the same trials, so its mean is a little too good; the figure "
-            "shows every learning rate.</p>"
-        )
+        parts.append(f'<p class="note">Trains: {escape(ranges.said_threshold())}. {_RANGES}</p>')
     return "\n".join([*parts, "</section>"])
 
 
@@ -183,15 +188,14 @@ def _spread(row: Mapping[Any, Any], name: str) -> str:
 
 def _method() -> str:
     return (
-        "<section><h2>How the numbers are made</h2>"
-        f"<p>{escape(METHOD.format(level=100 * LEVEL))}</p>"
-        "<p>A trial whose training loss stops being finite has diverged: an outcome, not an error. It stays in "
-        "every mean, as chance accuracy (1 / classes), or as the larger of ln(classes) and its last finite loss. "
-        "In a regression, ranges and figures compare losses on a logarithmic scale, where a loss above the "
-        "initial one counts as the initial one; a diverged trial too.</p>"
-        "<p>Final readings are the last of each trial. Tables in full, one row a trial, a condition and an arm: "
-        "tables/trials.csv, tables/conditions.csv, tables/lr_range.csv. Figures as PNG and SVG: figures/.</p>"
-        "</section>"
+        f"<section><h2>How the numbers are made</h2><p>{escape(METHOD.format(level=100 * LEVEL))}</p><p>A "
+        "trial whose training loss stops being finite has diverged: an outcome, not an error. It stays in "
+        "every mean, as chance accuracy (1 / classes), or as the larger of ln(classes) and its last "
+        "finite loss. In a regression, ranges and figures compare losses on a logarithmic scale, where a "
+        "loss above the initial one counts as the initial one; a diverged trial too.</p><p>Final readings "
+        "are the last of each trial. Tables in full, one row a trial, a condition and an arm: "
+        "tables/trials.csv, tables/conditions.csv, tables/lr_range.csv. Figures as PNG and SVG: "
+        "figures/.</p></section>"
     )
 
 

@@ -112,11 +112,11 @@ class FacetRanges:
         """The learning rate at which arms are best compared.
 
         The one, among those that most arms have, at which most arms train; of equal ones, the
-        largest.
+        largest, or the smallest where no arm trains.
         """
         have = {lr: sum(lr in arm.lrs for arm in self.arms) for lr in self.lrs}
         train = {lr: sum(lr in arm.trains for arm in self.arms) for lr in self.lrs}
-        return max(self.lrs, key=lambda lr: (have[lr], train[lr], lr))
+        return max(self.lrs, key=lambda lr: (have[lr], train[lr], lr if train[lr] else -lr))
 
     def said_threshold(self) -> str:
         """Say when a learning rate counts as one that trains."""

@@ -4,6 +4,8 @@ A diverged trial is an outcome, not a hole in the data: it counts at chance leve
 over seeds is finite and a norm is not rewarded for losing its worst seeds.
 """
 
+# ruff: noqa: RUF001 (dashes, primes and signs as they are printed)
+
 from __future__ import annotations
 
 import math

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ __all__ = [
     "arm_styles",
     "drawing",
     "encode",
+    "level_line",
     "log_y",
     "lr_axis",
     "lr_step",
-    "lr_text",
     "new_figure",
     "row_wise",
 ]
@@ -44,7 +45,7 @@ _NORMS: dict[str, tuple[str, int, str]] = {
     "batch": ("#0067b1", 0, "s"),
     "noisy_batch": ("#e08a00", 1, "^"),
     "noisy_none": ("#8a8a8a", 2, "v"),
-    "l1": ("#00936b", 3, "D"),
+    "l1": ("#1fa67e", 3, "D"),
     "l2": ("#55b0e6", 1, "P"),
     "linf": ("#c4411a", 2, "X"),
     "layer": ("#b5578f", 4, "p"),
@@ -195,6 +196,30 @@ def lr_axis(axes: Axes, lrs: Sequence[float], label: bool = True) -> None:
         axes.set_xlabel("learning rate (log scale)")
 
 
+def level_line(axes: Axes, value: float, text: str, below: bool) -> None:
+    """Mark a level worth knowing, with its name at the right end.
+
+    Args:
+        axes: Where.
+        value: The level.
+        text: Its name.
+        below: Whether the name stands below the line, where there is room for it.
+    """
+    side = -1 if below and value >= 8 else 1
+    axes.axhline(value, color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+    axes.annotate(
+        text,
+        (1, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(-3, 3 * side),
+        textcoords="offset points",
+        ha="right",
+        va="top" if side < 0 else "bottom",
+        fontsize=7.5,
+        color=QUIET,
+    )
+
+
 def log_y(axes: Axes) -> None:
     """Label a logarithmic vertical axis with plain numbers where they are short; call it last."""
     low, high = axes.get_ylim()
@@ -230,7 +255,7 @@ def tick_text(value: float) -> str:
 def lr_step(lrs: Sequence[float]) -> float:
     """Return the smallest distance of two learning rates in powers of ten."""
     logs = sorted(math.log10(lr) for lr in set(lrs))
-    return min((b - a for a, b in zip(logs, logs[1:], strict=False)), default=0.5)
+    return min((b - a for a, b in pairwise(logs)), default=0.5)
 
 
 def row_wise(count: int, columns: int) -> tuple[list[int], int]:

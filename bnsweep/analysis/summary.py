@@ -1,5 +1,7 @@
 """The few lines that end a run: each arm's best learning rate, and how far its range reaches."""
 
+# ruff: noqa: RUF001 (dashes, primes and signs as they are printed)
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -75,7 +77,7 @@ def range_cells(ranges: FacetRanges, arm: ArmRange) -> tuple[str, ...]:
     burst, total = sum(map(sum, arm.diverged)), sum(map(len, arm.values))
     return (
         arm.arm,
-        _lr(arm, arm.lrs[arm.best]),
+        _lr(arm, arm.lrs[arm.best]) if arm.trains else "–",
         f"{mean} (n={best.n})",
         span_text(arm, arm.within) if arm.trains else "–",
         span_text(arm, arm.trains),

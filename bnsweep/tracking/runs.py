@@ -23,7 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from bnsweep.tracking.content import DatasetFacts, Reading
 from bnsweep.tracking.uris import absolute_uri, sqlite_path
 
-__all__ = ["EXPORTED", "OurRun", "RunTable"]
+__all__ = ["EXPORTED", "OurRun", "RunTable", "connect"]
 
 EXPORTED = "bnsweep.exported"
 """Tag that says which version of a trial or condition a run shows, once it is FINISHED."""
@@ -79,7 +79,7 @@ class RunTable:
 
     def __init__(self, uri: str, name: str, artifacts: Path) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        self._client = _connect(uri)
+        self._client = connect(uri)
         location = None if uri.startswith("http") else artifacts.as_uri()
         self.experiment_id = self._find_experiment(name, location)
         self.parent: OurRun | None = None
@@ -172,8 +172,12 @@ class RunTable:
             run.status = status
 
 
-def _connect(uri: str) -> MlflowClient:
-    """Return a client; for SQLite make the file once, in WAL mode, without racing another sweep."""
+def connect(uri: str) -> MlflowClient:
+    """Return a client; for SQLite make the file once, in WAL mode, without racing another sweep.
+
+    Args:
+        uri: Tracking URI.
+    """
     uri = absolute_uri(uri)
     path = sqlite_path(uri)
     if path is None:

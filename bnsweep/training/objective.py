@@ -34,8 +34,7 @@ def batch_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """
     if targets.dtype.is_floating_point:
         return 0.5 * (outputs - targets).square().flatten(1).sum(1)
-    losses = functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
-    return losses.view(targets.shape).mean(1)
+    return functional.cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(1)
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:

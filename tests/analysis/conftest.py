@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -176,8 +177,26 @@ def regression(config: TrialConfig) -> Outcome:
 
 
 @pytest.fixture
-def quick(tmp_path: Path) -> Ledger:
-    """A whole classification sweep with every probe."""
-    lrs = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
-    conditions = grid(["none", "batch", "noisy_batch", "l1"], lrs, width=0.125, steps=300)
-    return build(tmp_path, trials(conditions, range(5)), lifelike, description="Does it widen?")
+def synthetic() -> SimpleNamespace:
+    """The makers of this file, for tests, which cannot import it."""
+    return SimpleNamespace(
+        Outcome=Outcome, trials=trials, grid=grid, build=build, add=add, scores=scores,
+        lifelike=lifelike, regression=regression, TIME=TIME,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def accuracies(tmp_path: Path) -> Callable[..., Ledger]:
+    """Makes a ledger of final test accuracies by norm and lr, one a seed; ``None`` is a diverged seed."""
+
+    def make(table: Mapping[tuple[str, float], Sequence[float | None]], **rest: Any) -> Ledger:
+        seeds = max(len(values) for values in table.values())
+        plan = trials([{"norm": norm, "lr": lr} for norm, lr in table], range(seeds))
+        plan = [
+            one
+            for one in plan
+            if one.seed < len(table[str(one.parameters["norm"]), float(one.parameters["lr"])])
+        ]
+        return build(tmp_path, plan, scores(table), **rest)
+
+    return make

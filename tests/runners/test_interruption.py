@@ -1,0 +1,108 @@
+"""Stopped and started again, in this process: the same records as without the stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnsweep import api
+from bnsweep.runners import LocalRunner, WorkerContext
+from bnsweep.runners.work import PackWorker
+from bnsweep.sweep import make_packs
+from bnsweep.sweep.ledger import Ledger
+
+
+def outcomes(root: Path) -> dict[str, str]:
+    """Return what a trial's record and curves say, without times and places."""
+    ledger = Ledger(root)
+    found = {}
+    for record in ledger.records():
+        table = ledger.curves(record.trial_id)
+        assert table is not None
+        rows = table.drop_columns(["time_ms"]).to_pydict()
+        found[record.trial_id] = json.dumps([record.state, record.steps, record.diverged_step, repr(rows)])
+    return found
+
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def longer(tiny: dict[str, Any]) -> dict[str, Any]:
+    tiny["parameters"] |= {"norm": ["none", "noisy_batch"], "steps": 1500, "eval_every": 500}
+    tiny["probes"] = {"ics": {"every": 500}, "moments": {"every": 500}}
+    return tiny
+
+
+def test_ctrl_c_exits_with_3_and_running_again_goes_on(
+    longer: dict[str, Any], write_sweep: Any, tmp_path: Path
+) -> None:
+    api.run(longer, runner=LocalRunner(), storage=str(tmp_path / "whole"))
+    file = write_sweep(longer)
+    command = [sys.executable, "-m", "bnsweep", "run", str(file), "--in-process"]
+    command += ["--storage", str(tmp_path / "parts")]
+    stops = 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "packs; results in" in line:
+                break
+        time.sleep(4)
+        process.send_signal(number)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (0, 3), err
+        if process.returncode == 3:
+            stops += 1
+            assert time.monotonic() - began < 20
+            assert "interrupted" in err
+            assert "Traceback" not in err
+    assert stops, "the sweep was over before it could be stopped: make it longer"
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert outcomes(tmp_path / "parts" / "tiny") == outcomes(tmp_path / "whole" / "tiny")
+    assert not list((tmp_path / "parts" / "tiny" / "packs").iterdir())
+
+
+def open_ledger(content: dict[str, Any], storage: Path) -> tuple[Ledger, list[str]]:
+    plan = api.plan(content)
+    ledger = Ledger.open(storage, plan.name, create=True)
+    ledger.write_sweep("", plan.to_dict())
+    packs = make_packs(plan.trials, 4)
+    for pack in packs:
+        ledger.write_pack(pack.pack_id, plan.pack_content(pack))
+    return ledger, [pack.pack_id for pack in packs]
+
+
+def test_dying_at_any_moment_repeats_at_most_what_was_not_sealed(
+    longer: dict[str, Any], tmp_path: Path
+) -> None:
+    """A worker that goes away without a word, again and again, between any two steps."""
+    longer["parameters"]["steps"] = 400
+    whole, packs = open_ledger(longer, tmp_path / "whole")
+    assert LocalRunner().run(packs, WorkerContext(str(whole.root)), lambda _: None)
+
+    ledger, _ = open_ledger(longer, tmp_path / "parts")
+    context = WorkerContext(str(ledger.root), checkpoint_seconds=0.05)
+    deaths = 0
+    while ledger.open_packs():
+        worker = PackWorker(context)
+        for pack in ledger.open_packs():
+            worker.open(pack)
+            began = time.monotonic()
+            while worker.busy and time.monotonic() - began < 0.3:
+                worker.advance(time.monotonic())
+            if worker.busy:
+                deaths += 1
+                break
+        assert deaths < 200
+    assert deaths >= 3
+    assert outcomes(ledger.root) == outcomes(whole.root)
+    assert not list((ledger.root / "packs").iterdir())

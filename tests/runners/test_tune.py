@@ -1,0 +1,116 @@
+"""Packs on a real Ray: the same results, all workers busy, lost workers replaced, quick to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnsweep import api
+from bnsweep.runners import LocalRunner, Progress
+from bnsweep.runners.tune import PackSearcher
+from bnsweep.sweep.ledger import Ledger
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    # Ray and its dependencies are not free of these.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+def records(root: Path) -> dict[str, str]:
+    return {
+        record.trial_id: json.dumps([record.state, record.steps, repr(sorted(record.readings.items()))])
+        for record in Ledger(root).records()
+    }
+
+
+@pytest.fixture
+def grid(tiny: dict[str, Any]) -> dict[str, Any]:
+    tiny["parameters"] |= {"norm": ["none", "batch", "noisy_batch", "l1"], "steps": 150}
+    tiny["resources"] = {"cpus": 1, "max_concurrent": 2}
+    return tiny
+
+
+def test_ray_gives_what_the_process_gives_on_two_workers_one_of_them_killed(
+    grid: dict[str, Any], tmp_path: Path
+) -> None:
+    api.run(grid, runner=LocalRunner(), storage=str(tmp_path / "local"))
+    pids: list[int] = []
+    killed: list[int] = []
+
+    def watch(progress: Progress) -> None:
+        pids.append(progress.pid)
+        if not killed and not progress.finished:
+            killed.append(progress.pid)
+            os.kill(progress.pid, signal.SIGKILL)
+
+    grid["parameters"]["steps"] = 150
+    outcome = api.run(grid, storage=str(tmp_path / "ray"), progress=watch)
+    assert outcome.exit_code == 0, outcome
+    assert len(set(pids) - set(killed)) >= 2
+    assert records(tmp_path / "ray" / "tiny") == records(tmp_path / "local" / "tiny")
+
+
+def test_ctrl_c_ends_within_ten_seconds_and_resumes(
+    grid: dict[str, Any], write_sweep: Any, tmp_path: Path
+) -> None:
+    grid["parameters"]["steps"] = 20_000
+    file = write_sweep(grid)
+    command = [sys.executable, "-m", "bnsweep", "run", str(file), "--storage", str(tmp_path / "r")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "trials  " in line:
+            break
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=120)
+    seconds = time.monotonic() - began
+    assert process.returncode == 3, err
+    assert "Traceback" not in err
+    ledger = Ledger(tmp_path / "r" / "tiny")
+    steps = [found[0] for pack in ledger.open_packs() if (found := ledger.load_checkpoint(pack))]
+    assert steps
+    assert max(steps) > 0
+    assert seconds < 20, "ten for the workers, the rest for Ray to go and the report"
+
+
+def test_the_searcher_hands_out_lost_packs_again() -> None:
+    searcher = PackSearcher(["a", "b", "c"], workers=2)
+    first, second = searcher.suggest("t1"), searcher.suggest("t2")
+    assert first == {"packs": ["a"]}
+    assert second == {"packs": ["b"]}
+    searcher.on_trial_complete("t1", error=True)
+    assert searcher.suggest("t3") == {"packs": ["c"]}
+    assert searcher.suggest("t4") == {"packs": ["a"]}
+    assert searcher.suggest("t5") is None
+    for trial, pack in (("t2", "b"), ("t3", "c"), ("t4", "a")):
+        searcher.finished(trial, pack, 1.0)
+        searcher.on_trial_complete(trial)
+    assert searcher.suggest("t6") == PackSearcher.FINISHED
+
+
+def test_the_searcher_gives_up_a_pack_that_kills_its_workers() -> None:
+    searcher = PackSearcher(["a"], workers=1)
+    for attempt in range(3):
+        assert searcher.suggest(f"t{attempt}") == {"packs": ["a"]}
+        searcher.on_trial_complete(f"t{attempt}", error=True)
+    assert searcher.suggest("t9") == PackSearcher.FINISHED
+    assert searcher.given_up == ["a"]
+
+
+def test_short_packs_are_bundled() -> None:
+    searcher = PackSearcher([f"p{n}" for n in range(100)], workers=2)
+    searcher.suggest("t0")
+    searcher.finished("t0", "p0", 1.0)
+    assert searcher.suggest("t1") == {"packs": [f"p{n}" for n in range(1, 21)]}

@@ -1,0 +1,320 @@
+"""The mirror: MLflow shows what the ledger says, however often it is told and whatever dies."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+
+from bnsweep.sweep.ledger import Ledger
+from bnsweep.tracking import Summary, check_uri, start_mirror, start_ui, sync
+from bnsweep.tracking.mirror import Mirror, Orders
+from bnsweep.tracking.ui import free_port
+
+Complete = Any
+
+# MLflow 3.17 uses what SQLAlchemy 2.1 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def mirror_once(ledger: Ledger, uri: str) -> dict[str, Any]:
+    return Mirror(Ledger(ledger.root), uri, Orders(follow=False)).run()
+
+
+def all_runs(uri: str, kind: str | None = None) -> list[Run]:
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("demo")
+    runs = client.search_runs([experiment.experiment_id], "", ViewType.ACTIVE_ONLY, 1000)
+    return [run for run in runs if kind in (None, run.data.tags["bnsweep.kind"])]
+
+
+def contents(uri: str) -> dict[str, Any]:
+    """Everything that MLflow shows of the sweep, without ids and clocks."""
+    client, shown = MlflowClient(uri), {}
+    for run in all_runs(uri):
+        points = {
+            name: [
+                (m.step, repr(m.value), m.timestamp) for m in client.get_metric_history(run.info.run_id, name)
+            ]
+            for name in run.data.metrics
+        }
+        files = sorted(item.path for item in client.list_artifacts(run.info.run_id))
+        tags = {key: value for key, value in run.data.tags.items() if key.startswith("bnsweep.")}
+        key = f"{tags['bnsweep.kind']} {run.info.run_name}"
+        assert key not in shown, "two runs for one thing"
+        shown[key] = (run.info.status, run.data.params, tags, points, files)
+    return shown
+
+
+def artifact(run: Run, name: str) -> Path:
+    return Path(run.info.artifact_uri.removeprefix("file://")) / name
+
+
+def test_a_trial_is_shown_in_full(ledger: Ledger, uri: str, complete: Complete) -> None:
+    complete()
+    assert mirror_once(ledger, uri) == {"exported": 4, "pending": 0, "error": ""}
+    (parent,) = all_runs(uri, "sweep")
+    run = next(run for run in all_runs(uri, "trial") if run.info.run_name == "batch lr=0.1 seed=1")
+    config = complete.configs[1]
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert run.data.tags["bnsweep.trial_id"] == config.trial_id
+    assert run.data.tags["bnsweep.condition"] == config.condition_id
+    assert run.data.tags["bnsweep.state"] == "completed"
+    assert (run.info.status, run.info.start_time) == ("FINISHED", complete.start_ms)
+    assert run.info.end_time == complete.start_ms + 60_000
+    assert run.data.params.keys() == config.parameters.keys()
+    assert (run.data.params["lr"], run.data.params["norm"], run.data.params["affine"]) == (
+        "0.1",
+        "batch",
+        "true",
+    )
+    history = MlflowClient(uri).get_metric_history(run.info.run_id, "ics/l2")
+    assert [(m.step, m.value, m.timestamp) for m in history] == [
+        (row.step, row.value, row.time_ms)
+        for row in complete.rows(config)
+        if (row.name, row.layer) == ("ics/l2", 0)
+    ]
+    assert set(run.data.metrics) == {"train_loss", "test_accuracy", "ics/l2"}
+    table = pyarrow.parquet.read_table(artifact(run, "curves.parquet"))
+    assert len(table) == len(complete.rows(config)) and set(table["layer"].to_pylist()) == {0, 1, 2}
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, json.loads(used.dataset.profile)["train"]) == ("digits", 1437)
+    assert config.fingerprint.startswith(used.dataset.digest) or not config.fingerprint
+
+
+def test_a_diverged_trial_is_an_outcome_without_infinities(
+    ledger: Ledger, uri: str, complete: Complete
+) -> None:
+    complete(3)
+    mirror_once(ledger, uri)
+    (run,) = all_runs(uri, "trial")
+    assert run.info.status == "FINISHED"
+    assert (run.data.tags["bnsweep.state"], run.data.tags["bnsweep.diverged_step"]) == ("diverged", "0")
+    assert run.data.tags["bnsweep.infinite_readings_left_out"] == "1"
+    assert set(run.data.metrics) == {"ics/l2"} and math.isnan(run.data.metrics["ics/l2"])
+
+
+def test_the_parent_run_describes_the_sweep(ledger: Ledger, uri: str, complete: Complete) -> None:
+    complete()
+    report = ledger.report_dir / "figures"
+    report.mkdir(parents=True)
+    (report / "ics.png").write_bytes(b"png")
+    (ledger.report_dir / "index.html").write_text("<html>")
+    mirror_once(ledger, uri)
+    (parent,) = all_runs(uri, "sweep")
+    assert (parent.info.run_name, parent.info.status) == ("demo", "FINISHED")
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.startswith("Does normalization help?") and "bnsweep.kind` = 'condition'" in note
+    for name in ("plan.json", "sweep.yaml", "report/index.html", "report/figures/ics.png"):
+        assert artifact(parent, name).exists(), name
+
+
+def test_conditions_aggregate_their_seeds(ledger: Ledger, uri: str, complete: Complete) -> None:
+    complete()
+    mirror_once(ledger, uri)
+    runs = {run.info.run_name: run for run in all_runs(uri, "condition")}
+    assert set(runs) == {"batch lr=0.1", "none lr=0.1"}
+    batch, none = runs["batch lr=0.1"].data, runs["none lr=0.1"].data
+    assert batch.metrics == pytest.approx(
+        {
+            "n": 2, "diverged_fraction": 0, "train_loss_mean": 0.1, "train_loss_sd": 0,
+            "test_accuracy_mean": 0.75, "test_accuracy_sd": math.sqrt(0.005),
+        }
+    )  # fmt: skip
+    assert none.metrics["diverged_fraction"] == 0.5
+    assert none.metrics["test_accuracy_mean"] == pytest.approx((0.7 + 0.1) / 2)
+    assert none.metrics["train_loss_mean"] == pytest.approx((0.1 + math.log(10)) / 2)
+    assert "seed" not in batch.params and batch.params["norm"] == "batch"
+
+
+def test_a_condition_appears_with_its_last_seed(ledger: Ledger, uri: str, complete: Complete) -> None:
+    complete(0)
+    assert mirror_once(ledger, uri)["exported"] == 1
+    assert all_runs(uri, "condition") == []
+    assert all_runs(uri, "sweep")[0].info.status == "KILLED"
+    complete(1)
+    mirror_once(ledger, uri)
+    assert [run.info.run_name for run in all_runs(uri, "condition")] == ["batch lr=0.1"]
+    assert len(all_runs(uri, "sweep")) == 1
+
+
+def test_repeating_changes_nothing(ledger: Ledger, uri: str, complete: Complete) -> None:
+    complete()
+    mirror_once(ledger, uri)
+    first = contents(uri)
+    for _ in range(2):
+        assert mirror_once(ledger, uri)["pending"] == 0
+        assert contents(uri) == first
+    shutil.rmtree(ledger.tracking_dir)
+    mirror_once(ledger, uri)
+    assert contents(uri) == first
+
+
+def test_sending_over_a_half_sent_run_doubles_nothing(ledger: Ledger, uri: str, complete: Complete) -> None:
+    complete()
+    mirror_once(ledger, uri)
+    first = contents(uri)
+    client = MlflowClient(uri)
+    for run in all_runs(uri):
+        client.update_run(run.info.run_id, "RUNNING")
+    mirror_once(ledger, uri)
+    assert contents(uri) == first
+
+
+def test_a_second_run_of_one_trial_is_removed(ledger: Ledger, uri: str, complete: Complete) -> None:
+    complete(0)
+    mirror_once(ledger, uri)
+    (run,) = all_runs(uri, "trial")
+    tags = {name: run.data.tags[name] for name in ("bnsweep.kind", "bnsweep.trial_id", "mlflow.parentRunId")}
+    MlflowClient(uri).create_run(run.info.experiment_id, None, tags, "again")
+    mirror_once(ledger, uri)
+    assert [found.info.run_id for found in all_runs(uri, "trial")] == [run.info.run_id]
+
+
+def test_deleted_runs_and_experiments_come_back(ledger: Ledger, uri: str, complete: Complete) -> None:
+    complete()
+    mirror_once(ledger, uri)
+    first = contents(uri)
+    client = MlflowClient(uri)
+    for run in all_runs(uri, "trial")[:2]:
+        client.delete_run(run.info.run_id)
+    client.delete_experiment(run.info.experiment_id)
+    mirror_once(ledger, uri)
+    assert {key: value[0] for key, value in contents(uri).items()} == {key: v[0] for key, v in first.items()}
+
+
+def test_a_failed_trial_is_failed_until_it_succeeds(ledger: Ledger, uri: str, complete: Complete) -> None:
+    complete(1, 2, 3)
+    ledger.write_failure(complete.configs[0].trial_id, "ZeroDivisionError: division by zero")
+    mirror_once(ledger, uri)
+    run = next(run for run in all_runs(uri, "trial") if run.info.run_name == "batch lr=0.1 seed=0")
+    assert (run.info.status, run.data.tags["bnsweep.state"]) == ("FAILED", "failed")
+    assert "ZeroDivisionError" in artifact(run, "failure.1.json").read_text()
+    assert all_runs(uri, "sweep")[0].info.status == "FAILED"
+    complete(0)
+    mirror_once(ledger, uri)
+    (again,) = [found for found in all_runs(uri, "trial") if found.info.run_id == run.info.run_id]
+    assert (again.info.status, again.data.tags["bnsweep.state"]) == ("FINISHED", "completed")
+    assert all_runs(uri, "sweep")[0].info.status == "FINISHED"
+
+
+def test_a_damaged_trial_is_left_out(ledger: Ledger, uri: str, complete: Complete) -> None:
+    complete()
+    path = ledger.curve_file(complete.configs[0].trial_id)
+    path.write_bytes(b"x" * path.stat().st_size)
+    assert mirror_once(ledger, uri) == {"exported": 3, "pending": 0, "error": ""}
+    assert len(all_runs(uri, "trial")) == 3
+
+
+def test_a_refused_trial_is_named_and_does_not_hold_up_the_others(
+    ledger: Ledger, uri: str, complete: Complete
+) -> None:
+    complete()
+    mirror_once(ledger, uri)
+    (run,) = [run for run in all_runs(uri, "trial") if run.info.run_name == "batch lr=0.1 seed=0"]
+    client = MlflowClient(uri)
+    client.delete_run(run.info.run_id)
+    tags = {"bnsweep.kind": "trial", "bnsweep.trial_id": complete.configs[0].trial_id}
+    other = client.create_run(run.info.experiment_id, None, tags, "tampered")
+    client.log_param(other.info.run_id, "lr", "7")
+    summary = mirror_once(ledger, uri)
+    assert (summary["exported"], summary["pending"]) == (3, 1)
+    assert complete.configs[0].trial_id in summary["error"]
+    assert {found.info.status for found in all_runs(uri)} <= {"FINISHED", "KILLED"}
+
+
+@pytest.mark.slow
+def test_live_readings_then_a_killed_mirror_then_sync(ledger: Ledger, uri: str, complete: Complete) -> None:
+    complete(0)
+    ledger.write_pack("abc1", {"trials": []})
+    ledger.seal_readings(
+        "abc1", 1, {complete.configs[1].trial_id: complete.rows(complete.configs[1], until=10)}
+    )
+    mirror = start_mirror(ledger.root, uri)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(open_trials(uri)) < 1:
+        time.sleep(0.5)
+    (live,) = open_trials(uri)
+    assert live.info.run_name == "batch lr=0.1 seed=1" and live.data.metrics["test_accuracy"] == 0.6
+    os.kill(mirror.pid, signal.SIGKILL)
+    summary = mirror.finish(5)
+    assert summary.pending in (0, 1) and not summary.complete and "bnsweep sync" in str(summary)
+    ledger.close_pack("abc1")
+    complete(1, 3)
+    summary = sync(ledger.root, uri)
+    assert (summary.exported, summary.pending, summary.error) == (3, 0, "")
+    shown = contents(uri)
+    assert sum(key.startswith("trial") for key in shown) == 3
+    assert {value[0] for value in shown.values()} == {"FINISHED", "KILLED"}
+    points = shown["trial batch lr=0.1 seed=1"][3]["test_accuracy"]
+    assert [step for step, _, _ in points] == [0, 10, 20]
+
+
+def open_trials(uri: str) -> list[Run]:
+    client = MlflowClient(uri)
+    if client.get_experiment_by_name("demo") is None:
+        return []
+    return [run for run in all_runs(uri, "trial") if run.info.status == "RUNNING"]
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_costs_nothing_but_time(
+    ledger: Ledger, tmp_path: Path, complete: Complete
+) -> None:
+    store = f"sqlite:///{tmp_path / 'server.db'}"
+    port = free_port(0)
+    server = start_ui(store, tmp_path, port)
+    assert not isinstance(server, str)
+    complete(0, 1)
+    try:
+        server.wait_ready()
+        check_uri(server.url)
+        assert start_ui(server.url, tmp_path) == server.url
+        first = sync(ledger.root, server.url, timeout=60)
+        assert (first.exported, first.pending) == (2, 0)
+        names = {run.info.run_name for run in all_runs(server.url)}
+        assert names == {"demo", "batch lr=0.1", "batch lr=0.1 seed=0", "batch lr=0.1 seed=1"}
+        (run,) = [r for r in all_runs(server.url, "trial") if r.info.run_name.endswith("seed=1")]
+        listed = MlflowClient(server.url).list_artifacts(run.info.run_id)
+        assert [item.path for item in listed] == ["curves.parquet"]
+    finally:
+        server.stop()
+    complete(2)
+    summary = sync(ledger.root, server.url, timeout=3)
+    assert (summary.exported, summary.pending) == (2, 1)
+    assert str(summary).startswith("1 trials not exported") and "bnsweep sync" in str(summary)
+
+
+def test_the_driver_does_not_import_mlflow(ledger: Ledger) -> None:
+    code = (
+        "import sys; from bnsweep.tracking import start_mirror, sync, check_uri, start_ui\n"
+        "from bnsweep.tracking import default_uri\n"
+        f"check_uri(default_uri({str(ledger.root.parent)!r}))\n"
+        "print(sorted({'mlflow', 'pyarrow', 'pandas', 'torch', 'ray'} & sys.modules.keys()))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("summary", "text"),
+    [
+        (Summary(4, 0, "sqlite:///x"), "4 trials are in MLflow at sqlite:///x"),
+        (Summary(1, 3, "http://h", "gone"), "3 trials not exported to http://h (gone); run bnsweep sync"),
+    ],
+    ids=["complete", "pending"],
+)
+def test_a_summary_is_one_line(summary: Summary, text: str) -> None:
+    assert str(summary) == text
