@@ -249,7 +249,7 @@ class _Sweep:
         progress: Callable[[Progress], None],
     ) -> None:
         self.spec, self.plan, self.ledger = spec, wanted, ledger
-        self.runner = runner or _tune_runner(spec)
+        self.runner = runner
         self.progress = progress
         self.errors: dict[str, int] = {}
 
@@ -282,7 +282,8 @@ class _Sweep:
             device=self.spec.resources.device,
             threads=max(1, int(self.spec.resources.cpus)),
         )
-        return self.runner.run(packs, context, self._watch)
+        runner = self.runner or _tune_runner(self.spec)
+        return runner.run(packs, context, self._watch)
 
     def _watch(self, progress: Progress) -> None:
         if progress.error:

@@ -29,7 +29,7 @@ LANDSCAPE = (
     "gradient where a step ends. Smaller is smoother: a narrow band of losses, a gradient that changes "
     "little, a small effective β = max ‖g′ − g‖ / step length, shown in units of 1/lr. β cannot exceed "
     "what the shortest step can show and ends there for every normalization once a step uses up the "
-    "gradient: compare it early."
+    "gradient: compare it early. Values that overflowed or exceed 1e30 leave gaps."
 )
 BAND = (
     "Between the smallest and the largest value over the step lengths tried, on the same batch; geometric "

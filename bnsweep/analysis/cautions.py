@@ -83,7 +83,7 @@ def _sameness(results: Results) -> Iterator[str]:
         prints.setdefault(record.parameters["dataset"], set()).add(record.fingerprint)
     for name in sorted(str(name) for name, found in prints.items() if len(found) > 1):
         yield f"Trials on {name} were trained on different data (their fingerprints differ)."
-    for key, what in (("device", "devices"), ("torch", "versions of torch")):
+    for key, what in (("device_name", "devices"), ("torch", "versions of torch")):
         seen = Counter(str(one.environment[key]) for one in results.records if key in one.environment)
         if len(seen) > 1:
             listed = ", ".join(f"{name} ({number} trials)" for name, number in sorted(seen.items()))

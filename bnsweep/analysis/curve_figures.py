@@ -26,6 +26,10 @@ WIDTHS = {1: 4.6, 2: 7.4, 3: 9.4}
 BINS = 120
 """Curves of more points than this are averaged within that many equal stretches of steps."""
 
+SHOWN = (-1e30, 1e30)
+SHOWN_LOG = (1e-100, 1e30)
+"""Smallest and largest value shown, on a linear and a logarithmic axis; others leave gaps."""
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -70,29 +74,23 @@ class Curves:
         """Return the curves of one arm."""
         return replace(self, trials={arm: self.trials[arm]})
 
-    def has(self, reading: str) -> bool:
-        """Tell whether any trial has a finite reading of that name."""
-        import numpy as np
-
-        values = self.frame.loc[self.frame["name"] == reading, "value"]
-        ids = {trial for own in self.trials.values() for trial in own}
-        inside = self.frame.loc[values.index, "trial_id"].isin(ids)
-        return bool(np.isfinite(values[inside]).any())
+    def has(self, panel: Panel) -> bool:
+        """Tell whether any trial has a value that the panel can show."""
+        return any(bool(self.pivot(arm, panel).notna().any(axis=None)) for arm in self.trials)
 
     def steps(self, reading: str) -> list[int]:
         """Return the steps at which any trial has that reading, ascending."""
         return sorted(set(self.frame.loc[self.frame["name"] == reading, "step"]))
 
-    def pivot(self, arm: str, reading: str) -> pd.DataFrame:
-        """Return steps × seeds of one arm; NaN where a seed has no finite reading."""
-        import numpy as np
-
+    def pivot(self, arm: str, panel: Panel) -> pd.DataFrame:
+        """Return steps × seeds of one arm; NaN where a seed has no value that the panel can show."""
         frame = self.frame
-        keep = (frame["name"] == reading) & frame["trial_id"].isin(self.trials[arm])
+        keep = (frame["name"] == panel.reading) & frame["trial_id"].isin(self.trials[arm])
         table = frame[keep].assign(trial_id=frame.loc[keep, "trial_id"].astype(str))
         wide = table.pivot_table(index="step", columns="trial_id", values="value", dropna=False)
-        wide = wide.reindex(columns=[trial for trial in self.trials[arm] if trial in wide])
-        return wide.where(np.isfinite(wide))
+        wide = wide.reindex(columns=list(self.trials[arm]))
+        low, high = SHOWN_LOG if panel.log else SHOWN
+        return wide.where((wide >= low) & (wide <= high))
 
 
 def _prepared(curves: Curves, arm: str, panel: Panel) -> pd.DataFrame:
@@ -100,7 +98,7 @@ def _prepared(curves: Curves, arm: str, panel: Panel) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    wide = curves.pivot(arm, panel.reading)
+    wide = curves.pivot(arm, panel)
     if panel.fill is not None:
         wide = wide.reindex(curves.steps(panel.reading))
         for trial in wide.columns:
@@ -110,7 +108,7 @@ def _prepared(curves: Curves, arm: str, panel: Panel) -> pd.DataFrame:
     if panel.percent:
         wide = 100 * wide
     if panel.log:
-        wide = wide.where(wide > 0).apply(np.log10)
+        wide = wide.apply(np.log10)
     if len(wide) > BINS:
         steps = wide.index.to_numpy(dtype=float)
         bins = np.minimum(((steps - steps[0]) / (steps[-1] - steps[0]) * BINS).astype(int), BINS - 1)
@@ -134,7 +132,7 @@ def draw_panel(axes: Axes, curves: Curves, panel: Panel, styles: Mapping[str, Ar
         axes.set_yscale("log", nonpositive="mask")
     for index, arm in enumerate(curves.trials):
         wide, style = _prepared(curves, arm, panel), styles[arm]
-        if wide.dropna(how="all").empty or not curves.of(arm).has(panel.reading):
+        if not curves.of(arm).has(panel):
             continue
         steps = wide.index.to_numpy(dtype=float)
         for trial in wide.columns:
@@ -159,13 +157,15 @@ def _cross(axes: Axes, wide: pd.DataFrame, trial: str, curves: Curves, style: Ar
 
 
 def _decorate(axes: Axes, panel: Panel) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     if panel.log:
         axes.margins(y=0.09)
         log_y(axes)
     axes.set_title(panel.title)
     axes.set_ylabel(panel.ylabel + (", log scale" if panel.log else ""))
     axes.set_xlabel("step (optimizer updates)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     if panel.limits:
         axes.set_ylim(*panel.limits)
     if panel.level and math.isfinite(panel.level[0]):
@@ -209,7 +209,7 @@ def _legend(
     """Return the arms that have a curve, in the order of the legend, and its number of columns."""
     arms = [
         arm for arm in curves.trials
-        if any(curves.of(arm).has(panel.reading) for panel in panels)
+        if any(curves.of(arm).has(panel) for panel in panels)
     ]  # fmt: skip
     longest = max((len(names.get(arm, arm)) for arm in arms), default=0)
     order, ncols = row_wise(len(arms), max(1, int(width / (0.75 + 0.078 * longest))))
@@ -217,7 +217,7 @@ def _legend(
 
 
 def band_figure(
-    curves: Curves, low: str, high: str, ylabel: str, title: str, styles: Mapping[str, ArmStyle]
+    curves: Curves, low: Panel, high: Panel, title: str, styles: Mapping[str, ArmStyle]
 ) -> Figure:
     """Draw the band between two readings by step, one small panel an arm, on common axes."""
     arms = list(curves.trials)
@@ -228,8 +228,7 @@ def band_figure(
     for axes, arm in zip(grid, arms, strict=False):
         style = styles[arm]
         axes.set_yscale("log", nonpositive="mask")
-        panels = [Panel(name, "", "", log=True) for name in (low, high)]
-        lower, upper = (_prepared(curves, arm, panel) for panel in panels)
+        lower, upper = (_prepared(curves, arm, panel) for panel in (low, high))
         lower, upper = lower.align(upper, join="inner")
         steps = upper.index.to_numpy(dtype=float)
         axes.fill_between(steps, _mean(lower, True), _mean(upper, True), color=style.color, alpha=0.35, lw=0)
@@ -245,6 +244,6 @@ def band_figure(
         axes.tick_params(axis="x", labelbottom=True)
     log_y(grid[0])
     figure.supxlabel("step (optimizer updates)", fontsize=9)
-    figure.supylabel(f"{ylabel}, log scale", fontsize=9)
+    figure.supylabel(f"{high.ylabel}, log scale", fontsize=9)
     figure.suptitle(title, fontsize=9.5, fontweight="bold", x=0.01, ha="left")
     return figure

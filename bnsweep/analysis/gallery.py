@@ -31,8 +31,8 @@ _ICS = (
     Panel("ics/cosine", "Direction", "cos(G, G′)", level=(0.0, ""), limits=(-1.05, 1.05)),
 )
 _SUMMARY = (
-    Panel("landscape/loss_width", "Width of the loss band", "largest − smallest loss", log=True),
-    Panel("landscape/gradient_change_max", "Gradient change", "largest ‖g′ − g‖₂", log=True),
+    Panel("landscape/loss_width", "Width of the loss band", "max − min loss", log=True),
+    Panel("landscape/gradient_change_max", "Gradient change", "max ‖g′ − g‖₂", log=True),
     Panel(
         "landscape/beta_lr",
         "Effective smoothness",
@@ -42,20 +42,27 @@ _SUMMARY = (
     ),
 )
 _MOMENTS = (
-    Panel("moments/mean_change", "Mean of activations", "change from step to step", log=True),
-    Panel("moments/variance_change", "Variance of activations", "change from step to step", log=True),
+    Panel("moments/mean_change", "Mean of activations", "change in one step", log=True),
+    Panel("moments/variance_change", "Variance of activations", "change in one step", log=True),
 )
 _BANDS = (
-    ("loss-band", "landscape/loss_min", "landscape/loss_max", "loss", "Loss along the gradient"),
     (
-        "gradient-band", "landscape/gradient_change_min", "landscape/gradient_change_max",
-        "‖g′ − g‖₂", "Change of the gradient along the gradient",
+        "loss-band",
+        "Loss along the gradient",
+        Panel("landscape/loss_min", "", "loss", log=True),
+        Panel("landscape/loss_max", "", "loss", log=True),
     ),
-)  # fmt: skip
+    (
+        "gradient-band",
+        "Change of the gradient along the gradient",
+        Panel("landscape/gradient_change_min", "", "‖g′ − g‖₂", log=True),
+        Panel("landscape/gradient_change_max", "", "‖g′ − g‖₂", log=True),
+    ),
+)
 _TRAINING = ("train_accuracy", "train_loss", "test_accuracy", "test_loss")
 _NAMES = sorted(
     {panel.reading for panel in (*_ICS, *_SUMMARY, *_MOMENTS)}
-    | {name for band in _BANDS for name in band[1:3]}
+    | {panel.reading for band in _BANDS for panel in band[2:]}
     | set(_TRAINING)
 )
 
@@ -155,7 +162,7 @@ class _Facet:
                     panel = replace(panel, percent=True, limits=(-2, 102), level=level, fill=reference)
                 else:
                     panel = replace(panel, log=True)
-                panels += [panel] if curves.has(panel.reading) else []
+                panels += [panel] if curves.has(panel) else []
             if panels:
                 rows.append((curves, panels, names))
         if len({*self.best_lr.values(), self.ranges.common_lr}) == 1:
@@ -168,7 +175,7 @@ class _Facet:
 
     def _probe(self, name: str, panels: Sequence[Panel], title: str, said: str) -> Iterator[FigureFile]:
         curves = self._curves(self.common)
-        panels = [panel for panel in panels if curves.has(panel.reading)]
+        panels = [panel for panel in panels if curves.has(panel)]
         if not panels:
             return
         said = f"{said} {captions.common_lr(self.ranges)} {captions.seed_lines(True, False)}"
@@ -177,10 +184,11 @@ class _Facet:
 
     def _bands(self) -> Iterator[FigureFile]:
         curves = self._curves(self.common)
-        for name, low, high, ylabel, title in _BANDS:
-            if not (curves.has(low) and curves.has(high)):
+        for name, title, low, high in _BANDS:
+            shown = [arm for arm in curves.trials if curves.of(arm).has(low) and curves.of(arm).has(high)]
+            if not shown:
                 continue
-            shown = {arm: own for arm, own in curves.trials.items() if curves.of(arm).has(high)}
-            figure = band_figure(self._curves(shown), low, high, ylabel, title, self.styles)
+            some = replace(curves, trials={arm: curves.trials[arm] for arm in shown})
+            figure = band_figure(some, low, high, title, self.styles)
             said = f"{captions.BAND} {captions.common_lr(self.ranges)}"
             yield finish(figure, f"{self.prefix}landscape-{name}", f"{title}{self.where}", said)

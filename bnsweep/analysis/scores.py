@@ -70,7 +70,7 @@ class Metric:
         if self.kind == "accuracy":
             return value
         value = min(value, reference) if math.isfinite(reference) else value
-        return -math.log10(max(value, 1e-300))
+        return -math.log10(max(value, 1e-100))
 
     def value(self, score: float) -> float:
         """Return the reading that has this score: for a loss, a geometric mean."""

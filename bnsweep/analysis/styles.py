@@ -169,7 +169,9 @@ def encode(figure: Figure) -> tuple[bytes, bytes]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
     figure.set_layout_engine("none")
     png, svg = BytesIO(), BytesIO()
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
@@ -244,6 +246,8 @@ def tick_text(value: float) -> str:
         >>> tick_text(0.030000000000000002), tick_text(1000), tick_text(1e-6)
         ('0.03', '1000', '$10^{-6}$')
     """
+    if not 0 < value < math.inf:
+        return ""
     if 1e-3 <= value < 1e4:
         return f"{float(f'{value:.3g}'):g}"
     exponent = math.floor(math.log10(value) + 1e-9)

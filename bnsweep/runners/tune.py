@@ -269,9 +269,13 @@ def _ray(address: str | None) -> Iterator[None]:
     started = not ray.is_initialized()
     if started:
         _start(address)
+    quiet = logging.getLogger("ray.tune")
+    level = quiet.level
+    quiet.setLevel(logging.CRITICAL)  # a lost worker is handed out again, and its end is reported by us
     try:
         yield
     finally:
+        quiet.setLevel(level)
         if started:
             ray.shutdown()
 

@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.errors import BnsweepError
-from bnsweep.sweep.files import encode_json, replace_bytes
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.records import PlannedTrial
 from bnsweep.tracking.content import conditions
+from bnsweep.tracking.mapping import exported_before, write_mapping
 from bnsweep.tracking.uris import redacted, uri_digest
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = ["Mirror", "Orders"]
 
 _POLL_S = 1.0
 _LONGEST_PAUSE_S = 30.0
+_TRIES = 7
 _ORPHANED_S = 60.0
 _TERMINATED_S = 5.0
 _PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
@@ -104,6 +105,7 @@ class Mirror:
         self._uri = uri
         self._orders = orders
         self._exporter: Exporter | None = None
+        self._connected = False
         self._exported: set[str] = set()
         self._refused: set[str] = set()
         self._sealed: dict[str, int] = {}
@@ -121,27 +123,35 @@ class Mirror:
         Returns:
             ``exported``, ``pending``, and the last ``error`` where something is pending.
         """
-        pause = 0.0
+        failures = 0
         with self._alone():
             while not self._orders.late:
                 self._orders.wait(0.0)
+                pause = 0.0 if self._orders.finishing else _POLL_S
                 try:
                     self._connect()
                     if report_only or self._cycle():
                         self._end(report_only)
-                        self._error = "" if not self._refused else self._error
                         break
-                    pause = 0.0
+                    failures = 0
                 except Exception as error:
-                    self._error = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-                    self._log(traceback.format_exc())
-                    self._exporter = None
-                    self._sealed.clear()
-                    pause = min(_LONGEST_PAUSE_S, max(1.0, 2 * pause))
-                self._orders.wait(pause or (0.0 if self._orders.finishing else _POLL_S))
+                    failures += 1
+                    pause = min(_LONGEST_PAUSE_S, 2.0 ** (failures - 1))
+                    self._give_up_connection(error)
+                    if self._orders.finishing and failures >= _TRIES:
+                        break
+                self._orders.wait(pause)
         done = self._ledger.done()
-        pending = len(done - self._exported) if not report_only else 0
-        return {"exported": len(done & self._exported), "pending": pending, "error": self._error}
+        shown = self._exported if self._connected else exported_before(self._ledger, self._uri)
+        pending = 0 if report_only else len(done - shown)
+        return {"exported": len(done & shown), "pending": pending, "error": self._error}
+
+    def _give_up_connection(self, error: Exception) -> None:
+        """Log an error and forget what was known of the store."""
+        self._error = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+        self._log(traceback.format_exc())
+        self._exporter = None
+        self._sealed.clear()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -164,6 +174,7 @@ class Mirror:
             self._exporter = Exporter(self._ledger, self._uri)
             gc.freeze()  # MLflow's modules are a million objects that need no second look
             self._exported.clear()
+            self._connected = True
         self._read_plan()
 
     def _read_plan(self) -> None:
@@ -230,7 +241,7 @@ class Mirror:
             self._sealed[pack_id] = files[-1][0]
 
     def _end(self, report_only: bool) -> None:
-        """Upload the report; close what is open, unless only the report was asked for."""
+        """Upload the report; close what is open; send failures unless only the report was asked for."""
         if self._exporter is None:
             return
         self._exporter.send_report()
@@ -241,12 +252,12 @@ class Mirror:
         done = len(self._ledger.done() & self._planned.keys())
         self._exporter.end(done, len(failed), len(self._planned))
         self._save()
+        if not self._refused:
+            self._error = ""
 
     def _save(self) -> None:
         if self._exporter is not None:
-            content = {"schema": 1, "uri": redacted(self._uri), **self._exporter.mapping()}
-            path = self._ledger.tracking_dir / f"{uri_digest(self._uri)}.json"
-            replace_bytes(path, encode_json(content), self._ledger.root / "tmp")
+            write_mapping(self._ledger, self._uri, self._exporter.mapping())
 
     def _log(self, text: str) -> None:
         print(time.strftime("%Y-%m-%d %H:%M:%S"), redacted(text), file=sys.stderr, flush=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnsweep.errors import LedgerError
-from bnsweep.sweep.files import read_json
 from bnsweep.sweep.ledger import Ledger
-from bnsweep.tracking.uris import absolute_uri, redacted, uri_digest
+from bnsweep.tracking.mapping import exported_before
+from bnsweep.tracking.uris import absolute_uri, redacted
 
 __all__ = ["MirrorProcess", "Summary", "log_report", "quiet_environment", "start_mirror", "sync"]
 
@@ -106,7 +106,8 @@ class MirrorProcess:
         Never raises for what is wrong with MLflow: the summary says it.
 
         Args:
-            timeout: Seconds to go on trying; ``None`` is as long as it takes.
+            timeout: Seconds to go on trying; ``None`` is as long as it takes, unless the store
+                fails for a minute.
         """
         order = f"finish {float('inf') if timeout is None else timeout}\n".encode()
         try:
@@ -123,11 +124,7 @@ class MirrorProcess:
 
     def _count(self, error: str) -> Summary:
         """Count from the stored mapping what a mirror that cannot answer has sent."""
-        try:
-            trials = read_json(self._ledger.tracking_dir / f"{uri_digest(self._uri)}.json")["trials"]
-            sent = {trial_id for trial_id, run in trials.items() if run["exported"]}
-        except (ValueError, KeyError, OSError):
-            sent = set()
+        sent = exported_before(self._ledger, self._uri)
         done = self._ledger.done()
         return Summary(len(done & sent), len(done - sent), redacted(self._uri), error)
 
@@ -146,7 +143,8 @@ def sync(root: Path | str, uri: str, timeout: float | None = None) -> Summary:
     Args:
         root: The ledger's folder.
         uri: Tracking URI.
-        timeout: Seconds to go on trying; the store is tried again and again until then.
+        timeout: Seconds to go on trying; by default a store that does not answer is tried for
+            a minute.
 
     Returns:
         What is in MLflow, and what is not.

@@ -18,6 +18,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from bnsweep.tracking.content import DatasetFacts, Reading
@@ -173,20 +174,33 @@ class RunTable:
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client; for SQLite make the file once, in WAL mode, without racing another sweep.
+    """Return a client; a SQLite file that is absent is made first, one sweep at a time.
 
     Args:
         uri: Tracking URI.
     """
     uri = absolute_uri(uri)
     path = sqlite_path(uri)
-    if path is None:
-        return MlflowClient(uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with closing(sqlite3.connect(path, timeout=60)) as database:
-            database.execute("PRAGMA journal_mode=WAL")
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
-    return client
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists() or not path.stat().st_size:
+                _make_database(path)
+    return MlflowClient(uri)
+
+
+def _make_database(path: Path) -> None:
+    """Make MLflow's tables under another name, so that one that is killed leaves no half of them.
+
+    MLflow refuses a database whose tables are not all there. The file is left in WAL mode, which
+    lets the UI read while the mirror writes.
+    """
+    new = path.with_name(f".{path.name}.new")
+    for old in path.parent.glob(f"{new.name}*"):
+        old.unlink()
+    store = SqlAlchemyStore(f"sqlite:///{new}", (path.parent / "mlartifacts").as_uri())
+    store.engine.dispose()
+    with closing(sqlite3.connect(new)) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+    new.replace(path)

@@ -64,18 +64,23 @@ class UiServer:
 
     Attributes:
         url: Where it is.
+        log: What it says.
     """
 
     def __init__(self, uri: str, storage: Path | str, port: int) -> None:
         self.url = f"http://{_HOST}:{port}"
-        self._process = subprocess.Popen(
-            ui_command(port),
-            env={**os.environ, **ui_environment(uri, storage)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        folder = Path(storage).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder / "mlflow-ui.log"
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                ui_command(port),
+                env={**os.environ, **ui_environment(uri, storage)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def wait_ready(self, timeout: float = 90.0) -> None:
         """Wait until it answers.
@@ -92,7 +97,9 @@ class UiServer:
             except OSError:
                 time.sleep(0.3)
         self.stop()
-        raise ServiceError(f"The MLflow UI must answer at {self.url}, but did not within {timeout:g} s.")
+        raise ServiceError(
+            f"The MLflow UI must answer at {self.url}, but did not within {timeout:g} s; {self.log} says why."
+        )
 
     def wait(self) -> int:
         """Wait until it ends; returns its exit code."""

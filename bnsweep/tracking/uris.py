@@ -49,7 +49,7 @@ def redacted(uri: str) -> str:
         >>> redacted("postgresql://user:secret@host/db")
         'postgresql://user:***@host/db'
     """
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", uri)
 
 
 def uri_digest(uri: str) -> str:

@@ -65,4 +65,5 @@ def l2_penalty(params: Mapping[str, Tensor], decayed: Sequence[str], strength: T
     """
     members, counts = len(strength), (strength > 0)[:, None]
     rows = [torch.where(counts, params[name].reshape(members, -1), 0.0) for name in decayed]
-    return 0.5 * strength * torch.stack([row.square().sum(1) for row in rows]).sum(0)
+    # added one after another: what torch's sums round depends on how many members lie side by side
+    return 0.5 * strength * sum((row.square().sum(1) for row in rows), torch.zeros_like(strength))

@@ -176,12 +176,12 @@ def regression(config: TrialConfig) -> Outcome:
     return Outcome({"train_loss": rows[-4][3], "test_loss": rows[-3][3]}, rows, steps=1000)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def synthetic() -> SimpleNamespace:
     """The makers of this file, for tests, which cannot import it."""
     return SimpleNamespace(
         Outcome=Outcome, trials=trials, grid=grid, build=build, add=add, scores=scores,
-        lifelike=lifelike, regression=regression, TIME=TIME,
+        lifelike=lifelike, regression=regression, TIME=TIME, State=TrialState,
     )  # fmt: skip
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (dashes as they are printed)
 import math
 
 import pytest

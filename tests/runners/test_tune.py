@@ -57,7 +57,8 @@ def test_ray_gives_what_the_process_gives_on_two_workers_one_of_them_killed(
     grid["parameters"]["steps"] = 150
     outcome = api.run(grid, storage=str(tmp_path / "ray"), progress=watch)
     assert outcome.exit_code == 0, outcome
-    assert len(set(pids) - set(killed)) >= 2
+    assert killed
+    assert len(set(pids)) >= 2
     assert records(tmp_path / "ray" / "tiny") == records(tmp_path / "local" / "tiny")
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -45,12 +47,15 @@ def make_trials(
     return trials
 
 
+@cache
+def whole_dataset(name: str, precision: str, features: int | None) -> Dataset:
+    return load_dataset(name, {"features": features}, dtype=getattr(torch, precision))
+
+
 def small_dataset(trial: TrialConfig, *, train: int = 40, test: int = 12, pixels: int = 8) -> Dataset:
     """Return the first samples of the trial's data set, enlarged to ``pixels`` if it holds images."""
     parameters = trial.parameters
-    full = load_dataset(
-        str(parameters["dataset"]), parameters, dtype=getattr(torch, str(parameters["precision"]))
-    )
+    full = whole_dataset(parameters["dataset"], parameters["precision"], parameters.get("features"))
     train_x, test_x = full.train_x[:train], full.test_x[:test]
     if train_x.dim() == 4:
         train_x, test_x = (
@@ -88,8 +93,71 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def readings_of(rows: Sequence[Row], member: int) -> list[tuple[int, str, int, str]]:
-    """Return a member's readings without its position; NaN equals itself here."""
-    return [(row.step, row.name, row.layer, row.value.hex()) for row in rows if row.member == member]
+    """Return a member's readings without its position; NaN equals itself here.
+
+    Means over layers are left out: they are rounded by how many members lie side by side.
+    """
+    own = (row for row in rows if row.member == member)
+    return [
+        (row.step, row.name, row.layer, row.value.hex())
+        for row in own
+        if row.layer or not row.name.startswith(("ics/", "moments/"))
+    ]
+
+
+CUSTOM_NORMS = """
+import torch
+from torch import nn
+
+
+class Scaled(nn.Module):
+    per_channel = True
+
+    def __init__(self, num_features):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.register_buffer("largest", torch.zeros(num_features))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        axes = [0, *range(2, x.dim())]
+        if self.training:
+            self.calls += 1
+            self.largest.copy_(torch.maximum(self.largest, x.detach().abs().amax(axes)))
+        shape = (-1,) + (1,) * (x.dim() - 2)
+        return x * self.factor(x) * self.weight.view(shape) / (1 + x.abs().mean(axes, keepdim=True))
+
+    def factor(self, x):
+        return 1.0
+
+
+class OfWidth(Scaled):
+    def factor(self, x):
+        return 1.0 + x.shape[1] / 1000
+
+
+class OfMany(Scaled):
+    def factor(self, x):
+        return 1.0 if x.shape[1] < 48 else 1.5
+
+
+class Whole(nn.Module):
+    def __init__(self, num_features):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+        self.unused = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.gain * x / (1 + x.abs().mean(tuple(range(1, x.dim())), keepdim=True))
+"""
+
+
+@pytest.fixture
+def custom_norms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make the norms above importable; returns the module's name."""
+    (tmp_path / "norms_of_a_user.py").write_text(CUSTOM_NORMS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "norms_of_a_user"
 
 
 @pytest.fixture

@@ -168,6 +168,7 @@ class Reference:
 @pytest.mark.parametrize("case", CASES)
 def test_equal_to_a_plain_loop(packs, case):
     network, norm, settings = CASES[case]
+    settings = {"batch_size": "full" if network == "dln" else 20} | settings
     trial = packs.make_trials(network, 1, norm=norm, steps=STEPS, eval_every=5, log_every=3, **settings)[0]
     trainer = packs.make_trainer([trial])
     reference = Reference(
