@@ -53,7 +53,7 @@ def seed_lines(log: bool, fill: bool) -> str:
         fill: Whether a diverged seed goes on at chance level.
     """
     kind = " (geometric on logarithmic axes)" if log else ""
-    after = "it counts at chance from there" if fill else "from there the mean is over the others"
+    after = "and counts at chance from there" if fill else "after which the mean is over the others"
     return (
         f"Thin lines are seeds, thick lines their means{kind}; a cross marks the last reading of a seed that "
         f"diverged, {after}."

@@ -1,5 +1,7 @@
 """Final accuracy, or loss, against the learning rate, with each arm's range below it."""
 
+# ruff: noqa: RUF001 (dashes as they are printed)
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ class FigureFile:
         caption: What to see and how it was computed.
         png: The figure as PNG.
         svg: The figure as SVG.
+        width: Its natural width in CSS pixels, 96 an inch.
     """
 
     name: str
@@ -46,11 +49,12 @@ class FigureFile:
     caption: str
     png: bytes
     svg: bytes
+    width: int
 
 
 def finish(figure: Figure, name: str, title: str, caption: str) -> FigureFile:
     """Encode a drawn figure."""
-    return FigureFile(name, title, caption, *encode(figure))
+    return FigureFile(name, title, caption, *encode(figure), round(96 * figure.get_figwidth()))
 
 
 def _shown(ranges: FacetRanges, score: float) -> float:
@@ -159,7 +163,7 @@ def _draw_ranges(axes: Axes, ranges: FacetRanges, styles: dict[str, ArmStyle]) -
         idle = [lr for lr in arm.lrs if lr not in arm.trains]
         axes.plot(idle, [y] * len(idle), linestyle="none", marker="|", color=QUIET, markersize=5, zorder=2)
         edge = bool(arm.trains) and arm.trains[-1] == arm.lrs[-1]
-        text = lr_text(arm.trains[-1]) + (" →" if edge else "") if arm.trains else "none"
+        text = lr_text(arm.trains[-1]) + (" →" if edge else "") if arm.trains else "–"
         axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5,
                       color=INK, annotation_clip=False)  # fmt: skip
     axes.annotate("largest lr", (1.01, 1), xycoords="axes fraction", xytext=(0, 3), fontsize=7.5,

@@ -12,10 +12,11 @@ LEVEL = 0.95
 """Coverage that the intervals of a report aim at."""
 
 METHOD = (
-    "Bands and ± are {level:.0f} % Student-t intervals of the mean over seeds, "
-    "mean ± t(n-1) · sd / √n. They treat seeds as independent and their mean as normal, so with few "
-    "seeds, or where some seeds diverge and others train, read them as a rough guide and look at the "
-    "dots. One seed has no interval."
+    "Bands in figures, and the columns ending in _low and _high of the tables, are {level:.0f} % Student-t "
+    "intervals of the mean over seeds, mean ± t(n-1) · sd / √n; ± in the tables here is the standard "
+    "deviation over seeds. The intervals treat seeds as independent and their mean as normal, so with few "
+    "seeds, or where some seeds diverge and others train, they are a rough guide: look at the dots. One seed "
+    "has no interval. Bands of accuracies are cut at 0 and 100 %."
 )
 """How the intervals are computed, for the report; format it with ``level`` in percent."""
 

@@ -62,7 +62,7 @@ td.n, th.n { text-align: right; }
 th.side { border-bottom: 1px solid var(--rule); width: 14rem; font-weight: 400; color: var(--quiet); }
 td.wide { overflow-wrap: anywhere; }
 figure { margin: 1.6rem 0 2.2rem; break-inside: avoid; }
-figure img { display: block; width: 100%; height: auto; max-width: 52rem; }
+figure img { display: block; max-width: 100%; height: auto; }
 figcaption { font-size: .9rem; color: var(--quiet); max-width: 44rem; margin-top: .5rem; }
 figcaption b { color: var(--ink); }
 .note { font-size: .9rem; color: var(--quiet); }
@@ -143,7 +143,7 @@ def _figure(figure: FigureFile) -> str:
     kind, content = ("svg+xml", figure.svg) if small else ("png", figure.png)
     data = base64.b64encode(content).decode()
     return (
-        f'<figure id="{escape(figure.name)}"><img alt="{escape(figure.title)}" '
+        f'<figure id="{escape(figure.name)}"><img width="{figure.width}" alt="{escape(figure.title)}" '
         f'src="data:image/{kind};base64,{data}">\n'
         f"<figcaption><b>{escape(figure.title)}.</b> {escape(figure.caption)}</figcaption></figure>\n"
     )

@@ -101,7 +101,7 @@ def span_text(arm: ArmRange, lrs: Sequence[float]) -> str:
             runs.append([lr])
         previous = index
     words = [_lr(arm, run[0]) + (f"–{_lr(arm, run[-1])}" if len(run) > 1 else "") for run in runs]
-    return ", ".join(words) or "none"
+    return ", ".join(words) or "–"
 
 
 def _lr(arm: ArmRange, lr: float) -> str:

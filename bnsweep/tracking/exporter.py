@@ -45,10 +45,12 @@ class Exporter:
         artifacts = ledger.root.parent.resolve() / "mlartifacts" / ledger.name
         self._runs = RunTable(uri, ledger.name, artifacts)
         plan = ledger.plan()
+        description = describe(plan, self._runs.experiment_id)
+        self._runs.describe(description)
         tags = {
             "bnsweep.kind": "sweep",
             "bnsweep.trials": str(len(plan["trials"])),
-            MLFLOW_RUN_NOTE: describe(plan, self._runs.experiment_id),
+            MLFLOW_RUN_NOTE: description,
         }
         if self._runs.parent is None:
             self._runs.parent = self._runs.create(ledger.name, tags, int(time.time() * 1000))
@@ -165,6 +167,7 @@ class Exporter:
         counts = {"bnsweep.trials_done": str(done), "bnsweep.trials_failed": str(failed)}
         self._runs.write(self._parent, tags=counts)
         self._runs.close(self._parent, status)
+        self._runs.flush()
 
     def mapping(self) -> dict[str, Any]:
         """Return which run is which trial, as plain data."""

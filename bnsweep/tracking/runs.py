@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NOTE
 
 from bnsweep.tracking.content import DatasetFacts, Reading
 from bnsweep.tracking.uris import absolute_uri, sqlite_path
@@ -89,13 +89,18 @@ class RunTable:
         self._look_up()
 
     def _find_experiment(self, name: str, location: str | None) -> str:
-        """Return the experiment's id."""
+        """Return the experiment's id; its kind makes the UI open on training, not on language models."""
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
-            return str(self._client.create_experiment(name, location, {"bnsweep.kind": "sweep"}))
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return str(self._client.create_experiment(name, location, tags))
         if experiment.lifecycle_stage != "active":
             self._client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
+
+    def describe(self, text: str) -> None:
+        """Set the experiment's description, Markdown."""
+        self._client.set_experiment_tag(self.experiment_id, MLFLOW_RUN_NOTE, text)
 
     def _look_up(self) -> None:
         """Find our runs by their tags, oldest first; delete the later of two for one thing."""
@@ -171,6 +176,13 @@ class RunTable:
         if run.status != status:
             self._client.set_terminated(run.run_id, status, end_ms)
             run.status = status
+
+    def flush(self) -> None:
+        """Move what lies in SQLite's write-ahead log into the file, so that it can be copied alone."""
+        path = sqlite_path(self._client.tracking_uri)
+        if path is not None:
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def connect(uri: str) -> MlflowClient:
