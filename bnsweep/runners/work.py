@@ -101,6 +101,7 @@ class PackWorker:
         self._attempts: list[dict[str, Any]] = []
         self._started = self._checkpointed = 0.0
         self._sealed = 0
+        self._rows: dict[str, list[CurveRow]] = {}
         self._failure: Progress | None = None
 
     @property
@@ -113,7 +114,7 @@ class PackWorker:
         self._pack_id, self._trials, self._trainer, self._failure = pack_id, [], None, None
         self._started = self._checkpointed = time.monotonic()
         self._attempts = [{"started": now(), "host": platform.node(), "pack_id": pack_id, "from_step": 0}]
-        self._sealed = 0
+        self._sealed, self._rows = 0, {}
         try:
             pack = self.ledger.read_pack(pack_id)
             self._trials = [TrialConfig.from_dict(content) for content in pack["trials"]]
@@ -182,6 +183,7 @@ class PackWorker:
         assert trainer is not None
         while not trainer.finished:
             trainer.step()
+            self._collect()
             now = time.monotonic()
             if not trainer.finished and now - self._checkpointed > self.context.checkpoint_seconds:
                 self._checkpoint()
@@ -200,22 +202,21 @@ class PackWorker:
         seconds = time.monotonic() - self._started
         return Progress(self._pack_id, len(self._trials), step, steps, seconds=seconds, **more)
 
-    def _rows(self) -> dict[str, list[CurveRow]]:
-        """Take the readings since the last call, by trial, and stamp them with the time."""
+    def _collect(self) -> None:
+        """Stamp the readings of the step just made with the time."""
         assert self._trainer is not None
         stamp = time.time_ns() // 1_000_000
-        rows: dict[str, list[CurveRow]] = {}
         for row in self._trainer.take_readings():
-            own = rows.setdefault(self._trials[row.member].trial_id, [])
+            own = self._rows.setdefault(self._trials[row.member].trial_id, [])
             own.append(CurveRow(row.step, row.name, row.layer, row.value, stamp))
-        return rows
 
     def _checkpoint(self) -> None:
         import torch
 
         assert self._trainer is not None
         self._sealed += 1
-        self.ledger.seal_readings(self._pack_id, self._sealed, self._rows())
+        self.ledger.seal_readings(self._pack_id, self._sealed, self._rows)
+        self._rows = {}
         ended = {**self._attempts[-1], "ended": now(), "to_step": self._trainer.step_index}
         content = {
             "sealed": self._sealed,
@@ -237,7 +238,7 @@ class PackWorker:
         """Write every member's curves and record, then remove what only an open pack needs."""
         assert self._trainer is not None
         curves = self.ledger.sealed(self._pack_id)
-        for trial_id, rows in self._rows().items():
+        for trial_id, rows in self._rows.items():
             curves.setdefault(trial_id, []).extend(rows)
         self._attempts[-1] |= {"ended": now(), "to_step": self._trainer.step_index}
         environment = describe_environment(str(self._trainer.device)) | {"threads": self.context.threads}
