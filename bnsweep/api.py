@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "Status", "find_ledger", "load", "plan", "report", "results", "run", "status", "sync"]
 
-PACK_SIZE = 8
+PACK_SIZE = 16
 """Most members of a pack of convolutional networks; larger stacks no longer fit a core's cache."""
 
 DENSE_PACK_SIZE = 32

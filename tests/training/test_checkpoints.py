@@ -21,7 +21,7 @@ CASES = {
     "dln-noise-2": ("dln", 2, {"norm": "noisy_none", "lr": [1e-4, 1e6], "noise_at_eval": True}),
     "dln-noise-16": ("dln", 16, {"norm": "noisy_batch", "momentum": 0.5, "lr": 1e-4}),
 }
-PROBES = {"ics": {"every": 4, "layers": [2]}, "landscape": {"every": 4}, "moments": {"every": 3}}
+PROBES = {"ics": {"every": 4, "layers": [2]}, "moments": {"every": 3}}
 
 
 def saved(trainer):
@@ -32,6 +32,15 @@ def saved(trainer):
 
 def loaded(content):
     return torch.load(io.BytesIO(content), weights_only=True)
+
+
+def leaves(state):
+    """Return every value of a nested state; tensors as lists of hexadecimal digits."""
+    if isinstance(state, dict):
+        return [leaf for key in state for leaf in leaves(state[key])]
+    if isinstance(state, torch.Tensor):
+        return [float(value).hex() for value in state.flatten().tolist()]
+    return [repr(state)]
 
 
 def end_of(packs, trainer):
@@ -107,16 +116,14 @@ def test_a_state_does_not_change_when_training_goes_on(packs, optimizer):
     content = saved(trainer)
     while not trainer.finished:
         trainer.step()
-    assert repr(state) == repr(loaded(content))
-    tensors = [*state["stack"]["model"].values(), state["diverged"], state["last_loss"]]
-    originals = loaded(content)
-    originals = [*originals["stack"]["model"].values(), originals["diverged"], originals["last_loss"]]
-    assert all(torch.equal(a, b) for a, b in zip(tensors, originals, strict=True))
+    assert leaves(state) == leaves(loaded(content))
+    assert leaves(state) != leaves(trainer.state_dict())
 
 
 def test_a_loaded_state_does_not_change_either(packs):
-    trials = packs.make_trials("mlp", 2, momentum=0.9)
-    trainer, _ = packs.train(trials, steps=2)
+    settings = {"momentum": 0.9, "precision": "float32", "lr": [1e6, 0.1], "weight_decay": [1e6, 0.0]}
+    trials = packs.make_trials("mlp", 2, **settings)
+    trainer, _ = packs.train(trials, steps=1)
     state, content = trainer.state_dict(), saved(trainer)
     ends = []
     for _ in range(2):
@@ -125,8 +132,9 @@ def test_a_loaded_state_does_not_change_either(packs):
         while not again.finished:
             again.step()
         ends.append(packs.member_state(again, 1))
+        assert again.outcomes()[0].diverged_step is not None
     assert packs.same(*ends)
-    assert repr(state) == repr(loaded(content))
+    assert leaves(state) == leaves(loaded(content))
 
 
 def test_saving_changes_nothing(packs):

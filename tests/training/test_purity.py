@@ -5,7 +5,14 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.func import functional_call
 
+from bnsweep.probes import (
+    activation_moments,
+    gradient_landscape,
+    internal_covariate_shift,
+    moment_change,
+)
 from bnsweep.trial import NAMES
 
 CASES = [
@@ -92,7 +99,12 @@ def test_with_noise_drawn_anew(packs, network, norm):
 
 
 def test_for_a_norm_of_the_users_with_buffers(packs, custom_norms):
-    assert_pure(packs, "vgg", probes(), norm=f"{custom_norms}:Scaled")
+    rows = assert_pure(packs, "vgg", probes(), norm=f"{custom_norms}:Scaled", log_every=2)
+    at_point, training = (
+        {(row.member, row.step): row.value for row in rows if row.name == name and row.step in (0, 2, 4)}
+        for name in ("landscape/loss", "train_loss")
+    )
+    assert at_point == pytest.approx(training, rel=1e-12), "the buffers are those before the step"
 
 
 def test_with_a_member_that_diverges(packs):
@@ -105,12 +117,47 @@ def test_with_a_member_that_diverges(packs):
     assert {row.step for row in rows if row.member == 1 and "/" in row.name} == {0}
 
 
-def test_what_the_probes_read_is_the_step_that_was_made(packs):
-    """The loss at the point is the training loss, and the moments are those of two steps' batches."""
-    trials = packs.make_trials("vgg", 2, norm="noisy_batch", probes=probes(), log_every=1)
-    _, rows = packs.train(trials)
-    values = {(row.member, row.step, row.name): row.value for row in rows if row.layer == 0}
-    for member in range(2):
-        for step in (0, 2, 4):
-            loss = values[member, step, "train_loss"]
-            assert values[member, step, "landscape/loss"] == pytest.approx(loss, rel=1e-12)
+def losses_of(trainer, step, content):
+    """Return the loss of each member as a function of parameters, on the batch and noise of ``step``."""
+    stack = trainer._stack
+    x, y = stack.batches.inputs(step)
+
+    def loss(params, record=None):
+        buffers = {name: content[name].clone() for name, _ in stack.model.named_buffers()}
+        arguments = (x, stack.batches.noise(step), stack.batches.levels, record)
+        return stack.objective(functional_call(stack.model.train(), (params, buffers), arguments), y, params)
+
+    return loss
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_what_the_probes_read_is_the_update_that_was_made(packs, optimizer):
+    settings = {"norm": "noisy_batch", "optimizer": optimizer, "log_every": 1, "weight_decay": [0.1, 0.0]}
+    trainer = packs.make_trainer(packs.make_trials("vgg", 2, probes=probes(), **settings))
+    trainer.step()
+    trainer.step()
+    contents = [trainer.state_dict()["stack"]["model"]]
+    trainer.take_readings()
+    trainer.step()
+    contents.append(trainer.state_dict()["stack"]["model"])
+    rows = {(row.member, row.name, row.layer): row.value for row in trainer.take_readings()}
+
+    model = trainer._stack.model
+    before, after = ({name: state[name] for name, _ in model.named_parameters()} for state in contents)
+    loss, records = losses_of(trainer, 2, contents[0]), ([], [])
+    shift = internal_covariate_shift(loss, before, after, model.layers, [2, 3], 2)
+    rates = torch.tensor([trial.parameters["lr"] for trial in trainer.trials], dtype=torch.float64)
+    landscape = gradient_landscape(loss, before, rates, [1.0, 4.0], 2)
+    with torch.no_grad():
+        loss(before, records[0])
+        losses_of(trainer, 3, contents[0])(after, records[1])
+    change = moment_change(*(activation_moments(record, 2) for record in records))
+    for k in range(2):
+        assert shift.l2[1, k] > 0
+        assert rows[k, "ics/l2", 3] == shift.l2[1, k]
+        assert rows[k, "ics/cosine", 2] == shift.cosine[0, k]
+        assert rows[k, "landscape/beta_lr", 0] == landscape.beta_lr[k]
+        assert rows[k, "landscape/loss_max", 0] == landscape.losses[:, k].max()
+        assert rows[k, "landscape/loss", 0] == pytest.approx(rows[k, "train_loss", 0], rel=1e-12)
+        assert rows[k, "moments/mean_change", 5] == change.mean_change[4, k]
+        assert rows[k, "moments/variance_change", 10] == change.variance_change[9, k]
