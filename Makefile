@@ -14,8 +14,9 @@ test: lint types contracts tests
 
 # uv installs in a minute what takes pip three; pip alone does as well.
 $(STAMP): pyproject.toml constraints.txt
+	@echo "setting up $(VENV): a few minutes and some 6 GB, once"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv \
 	  && $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]' \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
@@ -31,7 +32,7 @@ contracts: $(STAMP)
 	$(BIN)/lint-imports
 
 tests: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -281,6 +281,7 @@ class _Sweep:
             data_root=str(Path(self.spec.data_root).expanduser().resolve()) if self.spec.data_root else None,
             device=self.spec.resources.device,
             threads=max(1, int(self.spec.resources.cpus)),
+            import_path=os.getcwd(),
         )
         runner = self.runner or _tune_runner(self.spec)
         return runner.run(packs, context, self._watch)

@@ -492,8 +492,7 @@ def _conflicts(parameters: Parameters) -> list[str]:
     model, norm, dataset = (str(parameters[name]) for name in ("model", "norm", "dataset"))
     if (model == "dln") != (dataset == "gaussian"):
         problems.append(
-            f"model {model} cannot train on dataset {dataset}: dln needs gaussian, "
-            "and gaussian needs dln"
+            f"model {model} cannot train on dataset {dataset}: dln needs gaussian, and gaussian needs dln"
         )
     if norm == "instance" and model in ("dln", "mlp"):
         problems.append(

@@ -169,7 +169,7 @@ def _decorate(axes: Axes, panel: Panel) -> None:
     if panel.limits:
         axes.set_ylim(*panel.limits)
     if panel.level and math.isfinite(panel.level[0]):
-        level_line(axes, *panel.level, below=False)
+        level_line(axes, *panel.level)
 
 
 def curves_figure(

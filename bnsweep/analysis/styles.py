@@ -198,25 +198,23 @@ def lr_axis(axes: Axes, lrs: Sequence[float], label: bool = True) -> None:
         axes.set_xlabel("learning rate (log scale)")
 
 
-def level_line(axes: Axes, value: float, text: str, below: bool) -> None:
-    """Mark a level worth knowing, with its name at the right end.
+def level_line(axes: Axes, value: float, text: str) -> None:
+    """Mark a level worth knowing, with its name above its right end.
 
     Args:
         axes: Where.
         value: The level.
         text: Its name.
-        below: Whether the name stands below the line, where there is room for it.
     """
-    side = -1 if below and value >= 8 else 1
     axes.axhline(value, color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
     axes.annotate(
         text,
         (1, value),
         xycoords=("axes fraction", "data"),
-        xytext=(-3, 3 * side),
+        xytext=(-3, 3),
         textcoords="offset points",
         ha="right",
-        va="top" if side < 0 else "bottom",
+        va="bottom",
         fontsize=7.5,
         color=QUIET,
     )

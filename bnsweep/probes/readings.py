@@ -87,4 +87,4 @@ def moments_rows(reading: MomentsReading, member: int, layers: Sequence[int]) ->
 
 def _layer_rows(name: str, layers: Sequence[int], values: Tensor) -> list[Row]:
     rows = [(name, layer, float(value)) for layer, value in zip(layers, values.tolist(), strict=True)]
-    return [(name, 0, float(values.nanmean())), *rows]
+    return [(name, 0, float(values.contiguous().nanmean())), *rows]

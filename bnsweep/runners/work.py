@@ -10,6 +10,7 @@ import io
 import os
 import platform
 import resource
+import sys
 import time
 import traceback
 from dataclasses import asdict, dataclass, field
@@ -38,6 +39,7 @@ class WorkerContext:
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU where the worker sees one.
         threads: Threads of one operator.
         checkpoint_seconds: Wall time between two checkpoints of a pack.
+        import_path: Folder in which the user's own norms are looked for.
     """
 
     ledger: str
@@ -45,6 +47,7 @@ class WorkerContext:
     device: str = "auto"
     threads: int = 1
     checkpoint_seconds: float = 30.0
+    import_path: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ class PackWorker:
 
     def __init__(self, context: WorkerContext) -> None:
         self.context = context
+        if context.import_path and context.import_path not in sys.path:
+            sys.path.insert(0, context.import_path)
         self.ledger = Ledger(Path(context.ledger))
         self._datasets: dict[tuple[str, ...], Dataset] = {}
         self._pack_id = ""

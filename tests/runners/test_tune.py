@@ -42,8 +42,13 @@ def grid(tiny: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_ray_gives_what_the_process_gives_on_two_workers_one_of_them_killed(
-    grid: dict[str, Any], tmp_path: Path
+    grid: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "normsofmine.py").write_text(
+        "from torch import nn\n\n\ndef plain(n):\n    return nn.Identity()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    grid["parameters"]["norm"].append("normsofmine:plain")
     api.run(grid, runner=LocalRunner(), storage=str(tmp_path / "local"))
     pids: list[int] = []
     killed: list[int] = []
@@ -54,7 +59,6 @@ def test_ray_gives_what_the_process_gives_on_two_workers_one_of_them_killed(
             killed.append(progress.pid)
             os.kill(progress.pid, signal.SIGKILL)
 
-    grid["parameters"]["steps"] = 150
     outcome = api.run(grid, storage=str(tmp_path / "ray"), progress=watch)
     assert outcome.exit_code == 0, outcome
     assert killed

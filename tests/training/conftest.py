@@ -93,16 +93,9 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def readings_of(rows: Sequence[Row], member: int) -> list[tuple[int, str, int, str]]:
-    """Return a member's readings without its position; NaN equals itself here.
-
-    Means over layers are left out: they are rounded by how many members lie side by side.
-    """
+    """Return a member's readings without its position; NaN equals itself here."""
     own = (row for row in rows if row.member == member)
-    return [
-        (row.step, row.name, row.layer, row.value.hex())
-        for row in own
-        if row.layer or not row.name.startswith(("ics/", "moments/"))
-    ]
+    return [(row.step, row.name, row.layer, row.value.hex()) for row in own]
 
 
 CUSTOM_NORMS = """

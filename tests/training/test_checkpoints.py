@@ -60,7 +60,7 @@ def equal_ends(packs, a, b):
 def test_goes_on_bit_for_bit_from_every_step(packs, monkeypatch, case):
     monkeypatch.setattr("bnsweep.training.trainer.COMPACT_EVERY", 3)
     network, members, settings = CASES[case]
-    trials = packs.make_trials(network, members, **{"steps": 6, "probes": PROBES, **settings})
+    trials = packs.make_trials(network, members, **{"steps": 5, "probes": PROBES, **settings})
     whole, expected = packs.train(trials)
     end = end_of(packs, whole)
 
