@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -146,11 +147,12 @@ def find_ledger(name: str | PathLike[str], storage: str | None = None) -> Ledger
     from bnsweep.sweep.ledger import Ledger
 
     path = Path(name).expanduser()
+    here = path.resolve()
     if path.suffix in (".yaml", ".yml") and path.is_file():
         spec = load(path)
         return Ledger.open(storage_folder(spec, storage), spec.name)
     if path.is_dir() and (len(path.parts) > 1 or (path / "ledger.json").exists()):
-        return Ledger(path)
+        return Ledger(here)
     folder = storage_folder(None, storage)
     if not (folder / str(name)).is_dir():
         known = sorted(entry.parent.name for entry in folder.glob("*/ledger.json"))
@@ -167,6 +169,8 @@ def run(
     *,
     runner: Runner | None = None,
     storage: str | None = None,
+    root: Path | None = None,
+    retry_failed: bool = False,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
     begin: Callable[[int], None] | None = None,
@@ -177,6 +181,8 @@ def run(
         source: A sweep file, its content, or a spec.
         runner: Where to train; Ray Tune on this machine by default.
         storage: Folder of results, instead of the file's.
+        root: The sweep's own folder, where that exists already, instead of ``storage``.
+        retry_failed: Take up the trials that failed before; otherwise they stay failed.
         progress: Called with the workers' progress.
         say: Called with sentences for people.
         begin: Called with the number of trials to run, before the first starts.
@@ -188,53 +194,39 @@ def run(
         SpecError: If the file is wrong; nothing was started.
         BnsweepError: If data, norm, storage, tracking or resources are not as they must be;
             nothing was started.
+        LedgerBusyError: If another process is running this sweep.
     """
     from bnsweep.sweep.ledger import Ledger
 
-    began = time.monotonic()
     tell = say or (lambda _: None)
     spec = load(source)
     wanted = make_plan(spec)
     _refuse_unprepared(wanted)
-    folder = storage_folder(spec, storage)
-    known = (folder / spec.name / "ledger.json").exists()
-    done = Ledger.open(folder, spec.name).done() if known else set()
-    left = [trial for trial_id, trial in wanted.by_id.items() if trial_id not in done]
-    tell(_opening(wanted, len(left)))
-    uri = _tracking_uri(spec, folder)
+    place = root or storage_folder(spec, storage) / spec.name
+    known = (place / "ledger.json").exists()
+    left, skipped = _left(wanted, Ledger(place) if known else None, retry_failed)
+    tell(_opening(wanted, len(left), skipped))
+    uri = _tracking_uri(spec, place.parent)
+    found = None
     if left:
-        found = _preflight(spec, left)
-        for note in found.notes:
-            tell(f"note: {note}")
-        _check_resources(spec, found)
+        _check_cpus(spec)
         if uri is not None:
             from bnsweep.tracking import check_uri
 
             check_uri(uri)
-    ledger = Ledger.open(folder, spec.name, create=True)
-    ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted))
-    if left:
-        ledger.write_environment(_environment())
-    sweep = _Sweep(spec, wanted, ledger, runner, progress or (lambda _: None))
-    mirror = _start_mirror(ledger, uri)
-    finished, made, tracked = True, None, None
-    try:
-        if left:
-            packs = sweep.open_packs(left, found)
-            tell(f"{len(left)} trials in {len(packs)} packs; results in {ledger.root}")
-            if begin:
-                begin(len(left))
-            finished = sweep.train(packs)
-        if finished:
-            made = _report(ledger, tell)
-    finally:
-        if mirror:
-            tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
-    states = _states(ledger, wanted.trial_ids)
-    return Outcome(
-        spec.name, ledger.root, states, len(left), not finished, made, tracked, uri,
-        time.monotonic() - began, sweep.errors,
-    )  # fmt: skip
+        if not known:
+            Ledger.check_place(place)
+        found = _preflight(spec, left)
+        for note in found.notes:
+            tell(f"note: {note}")
+        _check_gpus(spec, found)
+    elif uri is not None:
+        uri = _reachable(uri, tell)
+    ledger = Ledger(place) if root else Ledger.open(place.parent, spec.name, create=True)
+    with ledger.exclusive():
+        ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted))
+        sweep = _Sweep(spec, wanted, ledger, runner, progress or (lambda _: None), tell)
+        return sweep.run(left, found, uri, begin or (lambda _: None))
 
 
 class _Sweep:
@@ -247,23 +239,58 @@ class _Sweep:
         ledger: Ledger,
         runner: Runner | None,
         progress: Callable[[Progress], None],
+        tell: Callable[[str], None],
     ) -> None:
         self.spec, self.plan, self.ledger = spec, wanted, ledger
-        self.runner = runner
-        self.progress = progress
+        self.runner, self.progress, self.tell = runner, progress, tell
         self.errors: dict[str, int] = {}
+        self.device = _device(spec)
+
+    def run(
+        self,
+        left: Sequence[TrialConfig],
+        found: Preflight | None,
+        uri: str | None,
+        begin: Callable[[int], None],
+    ) -> Outcome:
+        """Train what is left, mirror it meanwhile, and report."""
+        began = time.monotonic()
+        finished, made, tracked = True, None, None
+        mirror = _start_mirror(self.ledger, uri)
+        try:
+            if found is not None:
+                self.ledger.write_environment(_environment())
+                packs = self.open_packs(left, found)
+                self.tell(f"{len(left)} trials in {len(packs)} packs; results in {self.ledger.root}")
+                begin(len(left))
+                finished = self.train(packs)
+            if finished:
+                made = _report(self.ledger, self.tell)
+        finally:
+            if mirror:
+                tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
+        states = _states(self.ledger, self.plan.trial_ids)
+        seconds = time.monotonic() - began
+        return Outcome(
+            self.plan.name, self.ledger.root, states, len(left), not finished, made, tracked, uri, seconds,
+            self.errors,
+        )  # fmt: skip
 
     def open_packs(self, left: Sequence[TrialConfig], found: Preflight) -> list[str]:
         """Return the packs to train: first those left open, exactly as they were, then new ones."""
         pending = {trial.trial_id for trial in left}
+        done = self.ledger.done()
         packs = []
         for pack_id, content in self.ledger.open_packs().items():
             members = set(content["members"])
-            if members & pending:
+            if members <= done:
+                self.ledger.close_pack(pack_id)
+            elif members & pending and content["device"] == self.device:
                 packs.append(pack_id)
                 pending -= members
         rest = [trial for trial in left if trial.trial_id in pending]
-        for pack in make_packs(rest, lambda trial: _pack_size(trial, found), self._workers()):
+        size_of = partial(_pack_size, found=found)
+        for pack in make_packs(rest, size_of, self._workers(), device=self.device):
             self.ledger.write_pack(pack.pack_id, self.plan.pack_content(pack))
             packs.append(pack.pack_id)
         return packs
@@ -274,12 +301,12 @@ class _Sweep:
         return min(slots, resources.max_concurrent or slots)
 
     def train(self, packs: Sequence[str]) -> bool:
+        """Let the runner train packs; return whether all were tried."""
         from bnsweep.runners import WorkerContext
 
         context = WorkerContext(
             ledger=str(self.ledger.root.resolve()),
-            data_root=str(Path(self.spec.data_root).expanduser().resolve()) if self.spec.data_root else None,
-            device=self.spec.resources.device,
+            data_root=_data_root(self.spec),
             threads=max(1, int(self.spec.resources.cpus)),
             import_path=os.getcwd(),
         )
@@ -365,12 +392,51 @@ def _refuse_unprepared(wanted: Plan) -> None:
         )
 
 
-def _opening(wanted: Plan, left: int) -> str:
+def _left(wanted: Plan, ledger: Ledger | None, retry_failed: bool) -> tuple[list[TrialConfig], int]:
+    """Return the trials to run, and the number of those left out because they failed before."""
+    if ledger is None:
+        return list(wanted.trials), 0
+    done, failed = ledger.done(), ledger.failed()
+    pending = [(trial_id, trial) for trial_id, trial in wanted.by_id.items() if trial_id not in done]
+    left = [trial for trial_id, trial in pending if retry_failed or trial_id not in failed]
+    return left, len(pending) - len(left)
+
+
+def _opening(wanted: Plan, left: int, skipped: int) -> str:
     conditions, seeds = wanted.condition_count, len(wanted.seeds)
     text = f"{wanted.name}: {wanted.count} trials = {conditions} conditions x {seeds} seeds"
-    if left == 0:
-        return f"{text}; all done, nothing to run"
-    return f"{text}; {wanted.count - left} done, {left} to run" if left < wanted.count else text
+    done = wanted.count - left - skipped
+    if left < wanted.count:
+        text += f"; {done} done, {left} to run" if left else "; nothing to run"
+    if skipped:
+        text += f"; {skipped} failed before: --retry-failed takes them up again"
+    return text
+
+
+def _data_root(spec: SweepSpec) -> str | None:
+    """Return where data sets lie as an absolute path, which holds on every worker of this machine."""
+    root = spec.data_root or os.environ.get("BNSWEEP_DATA")
+    return str(Path(root).expanduser().resolve()) if root else None
+
+
+def _device(spec: SweepSpec) -> str:
+    """Return the type of device that packs are made for."""
+    resources = spec.resources
+    automatic = "cuda" if resources.gpus > 0 else "cpu"
+    return automatic if resources.device == "auto" else resources.device
+
+
+def _reachable(uri: str, tell: Callable[[str], None]) -> str | None:
+    """Return the store if it answers; a run with nothing to train does without it otherwise."""
+    from bnsweep.errors import ServiceError
+    from bnsweep.tracking import check_uri
+
+    try:
+        check_uri(uri)
+    except ServiceError as error:
+        tell(f"not mirrored: {error}")
+        return None
+    return uri
 
 
 def _preflight(spec: SweepSpec, left: Sequence[TrialConfig]) -> Preflight:
@@ -380,23 +446,28 @@ def _preflight(spec: SweepSpec, left: Sequence[TrialConfig]) -> Preflight:
     for trial in left:
         static = ("model", "width", "depth", "features", "dataset", "norm", "groups", "inputs")
         kinds.setdefault(tuple(trial.parameters.get(name) for name in static), trial)
-    return preflight(list(kinds.values()), spec.data_root)
+    return preflight(list(kinds.values()), _data_root(spec))
 
 
-def _check_resources(spec: SweepSpec, found: Preflight) -> None:
-    """Refuse what this machine cannot give, before anything is written."""
-    resources = spec.resources
-    have = {"cpus": float(os.cpu_count() or 1), "gpus": float(found.gpus)}
-    for name, count in have.items():
-        asked = getattr(resources, name)
-        if asked > count:
-            raise BnsweepError(
-                f"resources.{name} must be <= {count:g}, the {name} of this machine, but found {asked:g}. "
-                "Ask for less, or run on a larger machine."
-            )
-    if resources.device == "cuda" and not found.gpus:
+def _check_cpus(spec: SweepSpec) -> None:
+    _check_count("cpus", spec.resources.cpus, os.cpu_count() or 1)
+
+
+def _check_gpus(spec: SweepSpec, found: Preflight) -> None:
+    _check_count("gpus", spec.resources.gpus, found.gpus)
+    if _device(spec) == "cuda" and not spec.resources.gpus:
         raise BnsweepError(
-            "resources.device is cuda, but this machine has no GPU that torch can use. Say cpu or auto."
+            "resources.gpus must be > 0 where resources.device is cuda, but found 0. Say how much of a GPU a "
+            "pack takes, such as 0.25."
+        )
+
+
+def _check_count(name: str, asked: float, have: int) -> None:
+    """Refuse what this machine cannot give, before anything is written."""
+    if asked > have:
+        raise BnsweepError(
+            f"resources.{name} must be <= {have}, the {name} of this machine, but found {asked:g}. "
+            "Ask for less, or run on a larger machine."
         )
 
 
@@ -416,10 +487,11 @@ def _tune_runner(spec: SweepSpec) -> Runner:
 
 def _tracking_uri(spec: SweepSpec, folder: Path) -> str | None:
     from bnsweep.tracking import default_uri
+    from bnsweep.tracking.uris import absolute_uri
 
     if spec.tracking == "none":
         return None
-    return spec.tracking or default_uri(folder)
+    return absolute_uri(spec.tracking) if spec.tracking else default_uri(folder)
 
 
 def _start_mirror(ledger: Ledger, uri: str | None) -> Any:
@@ -450,8 +522,15 @@ def _stored_plan(spec: SweepSpec, wanted: Plan) -> dict[str, Any]:
         "description": spec.description,
         "method": spec.method,
         "metric": {"name": spec.metric.name, "goal": spec.metric.goal},
-        "tracking": spec.tracking,
+        "tracking": _stored_uri(spec),
     }
+
+
+def _stored_uri(spec: SweepSpec) -> str | None:
+    """Return the tracking store as other commands, in other directories, have to name it."""
+    from bnsweep.tracking.uris import absolute_uri
+
+    return absolute_uri(spec.tracking) if spec.tracking and spec.tracking != "none" else spec.tracking
 
 
 def _states(ledger: Ledger, trial_ids: Sequence[str]) -> dict[str, int]:

@@ -13,6 +13,7 @@ __all__ = [
     "BnsweepError",
     "DataError",
     "Interrupted",
+    "LedgerBusyError",
     "LedgerError",
     "Mistake",
     "ServiceError",
@@ -81,6 +82,12 @@ class DataError(BnsweepError):
 
 class LedgerError(BnsweepError):
     """The ledger cannot be used: not ours, not writable, or from a newer version."""
+
+
+class LedgerBusyError(LedgerError):
+    """Another process is running this sweep."""
+
+    exit_code = 5
 
 
 class ServiceError(BnsweepError):

@@ -567,11 +567,13 @@ class TrialConfig:
         parameters: Every parameter that applies, ``seed`` included.
         probes: Options by probe, defaults filled in.
         fingerprint: Hash of the data set's contents.
+        norm_code: Hash of the file that a norm of the user's comes from; empty for the others.
     """
 
     parameters: Mapping[str, Value]
     probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     fingerprint: str = ""
+    norm_code: str = ""
 
     @classmethod
     def create(
@@ -612,12 +614,13 @@ class TrialConfig:
         return short_hash(self._identity(_without(self.parameters, MEMBER_PARAMETERS)))
 
     def _identity(self, parameters: Parameters) -> dict[str, Any]:
-        return {
+        content = {
             "parameters": dict(parameters),
             "probes": {name: dict(options) for name, options in self.probes.items()},
             "data": self.fingerprint,
             "results_version": RESULTS_VERSION,
         }
+        return content | {"norm_code": self.norm_code} if self.norm_code else content
 
     def label(self, varying: Sequence[str] = ("lr",)) -> str:
         """Return a name for people: the norm, what varies, and the seed.
@@ -639,12 +642,18 @@ class TrialConfig:
             "parameters": dict(self.parameters),
             "probes": {name: dict(options) for name, options in self.probes.items()},
             "fingerprint": self.fingerprint,
+            "norm_code": self.norm_code,
         }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TrialConfig:
         """Rebuild a trial written by :meth:`to_dict`."""
-        return cls(dict(content["parameters"]), dict(content["probes"]), content["fingerprint"])
+        return cls(
+            dict(content["parameters"]),
+            dict(content["probes"]),
+            content["fingerprint"],
+            content["norm_code"],
+        )
 
 
 def _without(parameters: Parameters, names: Sequence[str] | frozenset[str]) -> dict[str, Value]:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 done, 1 some trials failed, 2 the file or the call is wrong, 3 interrupted and
-        resumable, 4 a service is unreachable.
+        resumable, 4 a service is unreachable, 5 another process is running the sweep.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _Parser(

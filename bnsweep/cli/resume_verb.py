@@ -27,5 +27,4 @@ def call(arguments: argparse.Namespace) -> int:
         raise LedgerError(
             f"{ledger.root} must hold sweep.yaml to be resumed, but has none; run the sweep file again"
         )
-    arguments.storage = str(ledger.root.parent)
-    return run(arguments, load_text(text, str(ledger.root / "sweep.yaml")))
+    return run(arguments, load_text(text, str(ledger.root / "sweep.yaml")), ledger.root)

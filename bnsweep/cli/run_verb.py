@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import shutil
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,6 +27,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--in-process", action="store_true", help="train here, one pack after another, without Ray"
     )
+    parser.add_argument("--retry-failed", action="store_true", help="take up the trials that failed before")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
@@ -31,12 +36,13 @@ def call(arguments: argparse.Namespace) -> int:
     return run(arguments, arguments.file)
 
 
-def run(arguments: argparse.Namespace, source: Any) -> int:
+def run(arguments: argparse.Namespace, source: Any, root: Path | None = None) -> int:
     """Run ``source`` and say how it ended.
 
     Args:
         arguments: With the attributes of :func:`add_run_arguments`.
         source: A sweep file or a spec.
+        root: The sweep's own folder, where it exists already.
 
     Returns:
         The exit code.
@@ -53,7 +59,14 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
         runner = LocalRunner()
     line = ProgressLine(sys.stderr, quiet=arguments.quiet)
     outcome = api.run(
-        spec, runner=runner, storage=arguments.storage, progress=line.update, say=line.say, begin=line.begin
+        spec,
+        runner=runner,
+        storage=arguments.storage,
+        root=root,
+        retry_failed=arguments.retry_failed,
+        progress=line.update,
+        say=line.say,
+        begin=line.begin,
     )
     line.close()
     _tell(outcome)
@@ -65,10 +78,19 @@ def _as_interrupt(number: int, frame: FrameType | None) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+def _program() -> str:
+    """Return what to type for this program: its path, where the shell would not find it."""
+    path = Path(sys.argv[0])
+    if path.name != "bnsweep" or shutil.which("bnsweep") == str(path):
+        return "bnsweep"
+    return shlex.quote(os.path.relpath(path))
+
+
 def _tell(outcome: Any) -> None:
     """Print the table, what went wrong, and where everything is."""
     from bnsweep.tracking.uris import redacted
 
+    where = shlex.quote(str(outcome.root))
     if outcome.report is not None:
         print(f"\n{outcome.report.summary}\n")
     for error, count in outcome.errors.items():
@@ -80,7 +102,7 @@ def _tell(outcome: Any) -> None:
     if outcome.tracking_uri is not None:
         state = "" if outcome.tracked is None or outcome.tracked.complete else f"  ({outcome.tracked})"
         print(f"MLflow:  {redacted(outcome.tracking_uri)}{state}")
-        print(f"browse:  bnsweep ui {outcome.root}")
+        print(f"browse:  {_program()} ui {where}")
     print(f"{outcome.seconds:.0f} s, {outcome.started} trials run")
     if outcome.interrupted:
-        print(f"interrupted: bnsweep resume {outcome.root} goes on", file=sys.stderr)
+        print(f"interrupted: {_program()} resume {where} goes on", file=sys.stderr)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from .work import PackWorker, Progress, WorkerContext
 
@@ -16,7 +20,7 @@ class LocalRunner:
     """Trains every pack here; the same results as Ray's workers, bit for bit, on the same device.
 
     Args:
-        step_seconds: Wall time between two calls of ``report``.
+        step_seconds: Wall time between two calls of ``report``, and until Ctrl-C is heeded.
     """
 
     def __init__(self, step_seconds: float = 2.0) -> None:
@@ -34,12 +38,31 @@ class LocalRunner:
             Whether all packs were tried; ``False`` after Ctrl-C, with the open pack checkpointed.
         """
         worker = PackWorker(context)
-        try:
+        with _stop_flag() as stop:
             for pack in packs:
                 worker.open(pack)
                 while worker.busy:
                     report(worker.advance(time.monotonic() + self.step_seconds))
-        except KeyboardInterrupt:
-            worker.suspend()
-            return False
+                    if stop.is_set():
+                        worker.suspend()
+                        return False
         return True
+
+
+@contextmanager
+def _stop_flag() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a flag, so that no step is cut in half; the second one raises."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

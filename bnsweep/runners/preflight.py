@@ -42,7 +42,7 @@ def preflight(trials: Sequence[TrialConfig], data_root: str | None) -> Preflight
 
     Args:
         trials: One trial of each static signature.
-        data_root: Where the data sets lie.
+        data_root: Where the data sets lie; absolute.
 
     Returns:
         What was found out.

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +22,9 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from bnsweep.errors import BnsweepError, ServiceError
+from bnsweep.sweep.ledger import Ledger
 
-from .work import PackWorker, Progress, WorkerContext
+from .work import PackWorker, Progress, WorkerContext, abandon_pack
 
 __all__ = ["TuneRunner"]
 
@@ -110,6 +113,7 @@ class PackSearcher(Searcher):
         self.live: dict[str, list[str]] = {}
         self.losses: dict[str, int] = {}
         self.given_up: list[str] = []
+        self.cause = "unknown"
         self.workers = workers
         self.durations: list[float] = []
 
@@ -173,6 +177,14 @@ class _Watch(tune.Callback):
         except Exception:
             logging.getLogger(__name__).exception("progress could not be shown")
 
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Keep the last line of why a worker was lost."""
+        try:
+            lines = str(trial.get_error()).strip().splitlines()
+            self.searcher.cause = lines[0] if lines else "unknown"
+        except Exception:
+            logging.getLogger(__name__).exception("the cause of a lost worker could not be read")
+
 
 class TuneRunner:
     """Runs packs on a Ray cluster, or on a Ray started here for the time of the sweep.
@@ -212,7 +224,8 @@ class TuneRunner:
             searcher = PackSearcher(packs, workers)
             self._fit(searcher, context, report, workers, folder)
             for pack in searcher.given_up:
-                report(Progress(pack, 0, 0, 0, finished=True, error=f"its worker died {MAX_LOSSES} times"))
+                reason = f"its worker ended {MAX_LOSSES} times without a word: {searcher.cause}"
+                report(abandon_pack(Ledger(context.ledger), pack, reason))
             return not searcher.left and not searcher.live
 
     def _slots(self) -> int:
@@ -262,13 +275,14 @@ def _ray(address: str | None) -> Iterator[None]:
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_DEDUP_LOGS": "0",
     }.items():
         os.environ.setdefault(name, value)
     started = not ray.is_initialized()
     if started:
-        _start(address)
+        with _own_sigterm():
+            _start(address)
     quiet = logging.getLogger("ray.tune")
     level = quiet.level
     quiet.setLevel(logging.CRITICAL)  # a lost worker is handed out again, and its end is reported by us
@@ -280,12 +294,24 @@ def _ray(address: str | None) -> Iterator[None]:
             ray.shutdown()
 
 
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the driver's handler of SIGTERM, which starting Ray replaces by one that ends the process."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
 def _start(address: str | None, attempts: int = 3) -> None:
     """Start Ray, again where a busy machine was slow: Ray gives its own processes 30 s."""
     for attempt in range(1, attempts + 1):
         try:
             ray.init(
-                address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+                address=address or "local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
             )
             return
         except Exception as error:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bnsweep.data import Dataset
     from bnsweep.training import Outcome, PackTrainer
 
-__all__ = ["PackWorker", "Progress", "WorkerContext", "describe_environment"]
+__all__ = ["PackWorker", "Progress", "WorkerContext", "abandon_pack", "describe_environment"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ class WorkerContext:
     Attributes:
         ledger: The sweep's folder.
         data_root: Where data sets lie, or ``None`` for the default place.
-        device: ``cpu``, ``cuda``, or ``auto`` for a GPU where the worker sees one.
         threads: Threads of one operator.
         checkpoint_seconds: Wall time between two checkpoints of a pack.
         import_path: Folder in which the user's own norms are looked for.
@@ -44,7 +43,6 @@ class WorkerContext:
 
     ledger: str
     data_root: str | None = None
-    device: str = "auto"
     threads: int = 1
     checkpoint_seconds: float = 30.0
     import_path: str = ""
@@ -99,7 +97,7 @@ class PackWorker:
             sys.path.insert(0, context.import_path)
         self.ledger = Ledger(Path(context.ledger))
         self._datasets: dict[tuple[str, ...], Dataset] = {}
-        self._pack_id = ""
+        self._pack_id, self._device = "", "cpu"
         self._trainer: PackTrainer | None = None
         self._trials: list[TrialConfig] = []
         self._labels: list[str] = []
@@ -121,7 +119,11 @@ class PackWorker:
         self._attempts = [{"started": now(), "host": platform.node(), "pack_id": pack_id, "from_step": 0}]
         self._sealed, self._rows = 0, {}
         try:
+            if not self.ledger.has_pack(pack_id):
+                self._failure = Progress(pack_id, 0, 0, 0, finished=True)  # done by a worker that was lost
+                return
             pack = self.ledger.read_pack(pack_id)
+            self._device = str(pack["device"])
             self._trials = [TrialConfig.from_dict(content) for content in pack["trials"]]
             self._labels = list(pack["labels"])
             self._begin()
@@ -149,9 +151,7 @@ class PackWorker:
         from bnsweep.data import load_dataset
 
         parameters = self._trials[0].parameters
-        device = self.context.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = self._device
         keys = ("dataset", "inputs", "precision", "features")
         key = (*(str(parameters.get(name)) for name in keys), self._trials[0].fingerprint, device)
         if key not in self._datasets:
@@ -273,15 +273,28 @@ class PackWorker:
 
     def _fail(self) -> None:
         """Write the traceback of the error being handled as a failure of every member."""
-        text = traceback.format_exc()
-        for trial in self._trials:
-            self.ledger.write_failure(trial.trial_id, text, pack_id=self._pack_id)
-        self.ledger.close_pack(self._pack_id)
-        last = text.strip().splitlines()[-1]
-        count = len(self._trials)
-        self._failure = Progress(
-            self._pack_id, count, 0, 0, finished=True, states={TrialState.FAILED: count}, error=last
-        )
+        self._failure = abandon_pack(self.ledger, self._pack_id, traceback.format_exc())
+
+
+def abandon_pack(ledger: Ledger, pack_id: str, reason: str) -> Progress:
+    """Write a failure for every member of a pack that has no record, and close the pack.
+
+    Args:
+        ledger: Where the pack stands.
+        pack_id: The pack.
+        reason: A traceback, or a sentence.
+
+    Returns:
+        A finished progress whose ``error`` is the last line of ``reason``.
+    """
+    members = ledger.read_pack(pack_id)["members"] if ledger.has_pack(pack_id) else []
+    failed = [trial_id for trial_id in members if ledger.record(trial_id) is None]
+    for trial_id in failed:
+        ledger.write_failure(trial_id, reason, pack_id=pack_id)
+    ledger.close_pack(pack_id)
+    states = {TrialState.FAILED.value: len(failed)} if failed else {}
+    last = reason.strip().splitlines()[-1]
+    return Progress(pack_id, len(failed), 0, 0, finished=True, states=states, error=last)
 
 
 def describe_environment(device: str = "cpu") -> dict[str, Any]:

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from bnsweep.errors import LedgerError
+from bnsweep.errors import LedgerBusyError, LedgerError
 from bnsweep.sweep.files import clean_scratch, encode_json, link_bytes, read_json, replace_bytes, scratch_file
 from bnsweep.sweep.records import SCHEMA, check_schema, now
 
-__all__ = ["NAME", "SweepFolder"]
+__all__ = ["NAME", "SweepFolder", "unreadable"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 """What names of sweeps and packs match, so that none leads out of its folder."""
 
 _MARKER = "ledger.json"
+
+
+def unreadable(path: Path, error: OSError) -> LedgerError:
+    """Say that a file could not be read now: no reason to mistrust what stands in it."""
+    return LedgerError(
+        f"The ledger's files must be readable, but {path} is not: {error.strerror or error}. Nothing was "
+        "changed; mend the cause and try again."
+    )
+
+
+def _foreign(root: Path) -> str:
+    return (
+        f"The results folder must be empty or a ledger of bnsweep, but {root} holds other files "
+        f"and no {_MARKER}. Nothing was changed; choose another storage folder or sweep name."
+    )
 
 
 class SweepFolder:
@@ -69,6 +88,22 @@ class SweepFolder:
             ledger._check_writable()
         return ledger
 
+    @staticmethod
+    def check_place(root: Path) -> None:
+        """Check, without writing, that a new ledger could be made at ``root``.
+
+        Raises:
+            LedgerError: If something else is there, or nothing could be written there.
+        """
+        existing = next(place for place in (root, *root.absolute().parents) if place.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise LedgerError(
+                f"The results folder must be a folder that can be written, but {existing} is none. Choose "
+                "another storage folder."
+            )
+        if root.is_dir() and any(path.name != "tmp" for path in root.iterdir()):
+            raise LedgerError(_foreign(root))
+
     @classmethod
     def _create(cls, root: Path, name: str) -> None:
         try:
@@ -80,10 +115,7 @@ class SweepFolder:
                 f"{error.strerror or error}. Choose another storage folder."
             ) from error
         if foreign:
-            raise LedgerError(
-                f"The results folder must be empty or a ledger of bnsweep, but {root} holds other files "
-                f"and no {_MARKER}. Nothing was changed; choose another storage folder or sweep name."
-            )
+            raise LedgerError(_foreign(root))
         if not (root / _MARKER).exists():
             link_bytes(root / _MARKER, encode_json({"schema": SCHEMA, "name": name}), root / "tmp")
 
@@ -103,6 +135,30 @@ class SweepFolder:
                 f"{path} must be the marker of a ledger, but it cannot be read: {error}. Restore it from a "
                 f'backup, or write {{"schema": {SCHEMA}, "name": "{self.root.name}"}} there.'
             ) from error
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the sweep alone; released however the process ends.
+
+        Raises:
+            LedgerBusyError: If another process holds it; the message says which.
+        """
+        path = self.root / "driver.lock"
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise LedgerBusyError(
+                    f"Sweep {self.name} must be run by one process at a time, but {holder} is at it. Wait "
+                    "for it, or stop it; bnsweep status shows how far it is."
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n")
+            file.flush()
+            yield
+            file.truncate(0)
 
     def _check_writable(self) -> None:
         for folder in ("trials", "packs", "tracking"):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bnsweep.errors import LedgerError
 from bnsweep.sweep.curves import decode_table, encode_curves, join_tables, keep_names, same_values
 from bnsweep.sweep.files import encode_json, link_bytes, read_json, replace_bytes
+from bnsweep.sweep.folder import unreadable
 from bnsweep.sweep.pack_folders import PackFolders
 from bnsweep.sweep.records import SCHEMA, PlannedTrial, Record, check_schema, check_trial_id, now
 from bnsweep.trial import TrialConfig
@@ -181,9 +182,11 @@ class Ledger(PackFolders):
             if (folder / "record.json").exists():
                 self._reject_trial(trial_id, f"its curves are absent ({error.strerror})")
             return None
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             self._reject_trial(trial_id, str(error))
             return None
+        except OSError as error:
+            raise unreadable(folder, error) from error
         return record
 
     def trial_ids(self) -> list[str]:
@@ -210,9 +213,11 @@ class Ledger(PackFolders):
         """Return a trial's verified curve file; a damaged one makes the trial pending."""
         try:
             content = (self._trial(record.trial_id) / "curves.parquet").read_bytes()
-        except OSError as error:
-            self._reject_trial(record.trial_id, f"its curves cannot be read: {error}")
+        except FileNotFoundError:
+            self._reject_trial(record.trial_id, "its curves are absent")
             return None
+        except OSError as error:
+            raise unreadable(self._trial(record.trial_id), error) from error
         if hashlib.sha256(content).hexdigest() != record.curves_sha256:
             self._reject_trial(record.trial_id, "the SHA-256 of its curves differs from the record's")
             return None

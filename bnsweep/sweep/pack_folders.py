@@ -10,7 +10,7 @@ from bnsweep.errors import LedgerError
 from bnsweep.sweep import checkpoints
 from bnsweep.sweep.curves import CurveRow, decode_table, encode_sealed, first_rows, rows_of
 from bnsweep.sweep.files import encode_json, link_bytes, read_json, remove_folder
-from bnsweep.sweep.folder import NAME, SweepFolder
+from bnsweep.sweep.folder import NAME, SweepFolder, unreadable
 from bnsweep.sweep.records import SCHEMA, check_schema, check_trial_id
 
 __all__ = ["PackFolders"]
@@ -66,9 +66,17 @@ class PackFolders(SweepFolder):
                 content = read_json(path / "pack.json")
                 check_schema(content, path / "pack.json")
                 packs[path.name] = content
-            except (ValueError, OSError) as error:
+            except FileNotFoundError:
+                continue  # closed meanwhile
+            except ValueError as error:
                 self._reject([path], f"pack {path.name}", str(error))
+            except OSError as error:
+                raise unreadable(path / "pack.json", error) from error
         return packs
+
+    def has_pack(self, pack_id: str) -> bool:
+        """Tell whether a pack is open."""
+        return (self.pack_dir(pack_id) / "pack.json").exists()
 
     def save_checkpoint(self, pack_id: str, step: int, write: Callable[[BinaryIO], object]) -> None:
         """Commit a checkpoint of a pack; the newest two are kept.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 from bnsweep.errors import Mistake, SpecError
@@ -113,7 +116,7 @@ class Plan:
 
 
 def make_plan(spec: SweepSpec) -> Plan:
-    """Expand a spec into its trials: a pure function of the spec and of the data's fingerprint.
+    """Expand a spec into its trials: a pure function of the spec, the data and norms of the user's.
 
     Args:
         spec: A spec of method ``grid``.
@@ -138,6 +141,7 @@ def make_plan(spec: SweepSpec) -> Plan:
     count = count_conditions(spec.parameters) * len(spec.seeds)
     if unprepared is not None:
         return Plan(spec.name, (), (), spec.seeds, count, spec.description, unprepared)
+    norm_code.cache_clear()
     completer = Completer(facts.get)
     try:
         complete = [completer.complete(condition) for condition in conditions(spec.parameters)]
@@ -153,10 +157,38 @@ def _trials(
 ) -> tuple[TrialConfig, ...]:
     probes = complete_probes(spec.probes)
     return tuple(
-        TrialConfig({**parameters, "seed": seed}, probes, facts[str(parameters["dataset"])].fingerprint)
+        TrialConfig(
+            {**parameters, "seed": seed},
+            probes,
+            facts[str(parameters["dataset"])].fingerprint,
+            norm_code(str(parameters["norm"])),
+        )
         for parameters in complete
         for seed in spec.seeds
     )
+
+
+@cache
+def norm_code(norm: str) -> str:
+    """Return 16 hex digits of the file that a norm of the user's comes from, without importing it.
+
+    Its trials are other trials once that file has changed.
+
+    Args:
+        norm: ``module:function``, or one of bnsweep's norms.
+
+    Returns:
+        The start of the file's SHA-256; empty for bnsweep's norms, and where no file is found.
+    """
+    module, colon, _ = norm.partition(":")
+    if not colon:
+        return ""
+    for folder in ["", *sys.path]:
+        place = Path(folder or ".", *module.split("."))
+        for path in (place.with_suffix(".py"), place / "__init__.py"):
+            if path.is_file():
+                return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return ""
 
 
 def _varying(spec: SweepSpec, complete: Sequence[Mapping[str, Value]]) -> tuple[str, ...]:

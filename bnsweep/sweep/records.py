@@ -83,6 +83,7 @@ class Record:
         last_finite_loss: The last finite training-batch loss, where there was one.
         probes: Options by probe.
         fingerprint: Hash of the data set's contents.
+        norm_code: Hash of the file that a norm of the user's comes from; empty for the others.
         label: Name for people.
         attempts: One mapping an execution: ``started`` and ``ended`` as :func:`now` writes them,
             ``host``, ``pack_id``, ``from_step``, ``to_step``.
@@ -104,6 +105,7 @@ class Record:
     last_finite_loss: float | None = None
     probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     fingerprint: str = ""
+    norm_code: str = ""
     label: str = ""
     attempts: Sequence[Mapping[str, Any]] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -132,13 +134,14 @@ class Record:
             readings,
             probes=config.probes,
             fingerprint=config.fingerprint,
+            norm_code=config.norm_code,
             **rest,
         )
 
     @property
     def config(self) -> TrialConfig:
         """The trial this is the outcome of."""
-        return TrialConfig(self.parameters, self.probes, self.fingerprint)
+        return TrialConfig(self.parameters, self.probes, self.fingerprint, self.norm_code)
 
     @property
     def condition_id(self) -> str:
@@ -159,6 +162,7 @@ class Record:
             "parameters": dict(self.parameters),
             "probes": {name: dict(options) for name, options in self.probes.items()},
             "fingerprint": self.fingerprint,
+            "norm_code": self.norm_code,
             "data": dict(self.data),
             "state": TrialState(self.state).value,
             "steps": self.steps,
@@ -193,6 +197,7 @@ class Record:
                 last_finite_loss=content["last_finite_loss"],
                 probes={name: dict(options) for name, options in content["probes"].items()},
                 fingerprint=str(content["fingerprint"]),
+                norm_code=str(content["norm_code"]),
                 label=str(content["label"]),
                 attempts=tuple(dict(attempt) for attempt in content["attempts"]),
                 environment=dict(content["environment"]),

@@ -10,8 +10,7 @@ __all__ = ["prepare_process"]
 def prepare_process(threads: int = 1) -> None:
     """Make this process train reproducibly and leave the other cores to the other workers.
 
-    Kernels are chosen deterministically, TensorFloat-32 is off, and denormal numbers, which make
-    diverging networks many times slower on some processors, keep their exact value.
+    cuDNN chooses its kernels deterministically, and TensorFloat-32 is off.
 
     Args:
         threads: Threads of one operator.
