@@ -9,82 +9,35 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from bnsweep.errors import BnsweepError, LedgerError
-from bnsweep.sweep import Plan, SweepSpec, load_spec, make_packs, make_plan
-from bnsweep.trial import CUSTOM_NORM, TrialConfig
+from bnsweep.execution import (
+    MIRROR_SECONDS,
+    Execution,
+    Outcome,
+    Runner,
+    count_states,
+    data_folder,
+    device_type,
+)
+from bnsweep.sweep import Plan, SweepSpec, load_spec, make_plan
+from bnsweep.trial import TrialConfig
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from bnsweep.analysis import Report
-    from bnsweep.runners import Preflight, Progress, WorkerContext
+    from bnsweep.runners import Preflight, Progress
     from bnsweep.sweep.ledger import Ledger
     from bnsweep.tracking import Summary
 
 __all__ = ["Outcome", "Status", "find_ledger", "load", "plan", "report", "results", "run", "status", "sync"]
 
-PACK_SIZE = 16
-"""Most members of a pack of convolutional networks; larger stacks no longer fit a core's cache."""
-
-DENSE_PACK_SIZE = 32
-"""Most members of a pack of networks without convolutions."""
-
-MIRROR_SECONDS = 120.0
-"""How long the end of a run waits for a tracking store that does not answer."""
-
-STOP_SECONDS = 3.0
-"""How long an interrupted run waits for it: what is missing is sent by the next run, or by sync."""
-
 Source = str | PathLike[str] | Mapping[str, Any] | SweepSpec
-
-
-class Runner(Protocol):
-    """Trains packs somewhere; see :mod:`bnsweep.runners`."""
-
-    def run(self, packs: Sequence[str], context: WorkerContext, report: Callable[[Progress], None]) -> bool:
-        """Train every pack; return whether all were tried."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-        name: The sweep's name.
-        root: The ledger's folder.
-        states: Trials of the plan by state: ``completed``, ``diverged``, ``failed``, ``pending``.
-        started: Trials that this run took up.
-        interrupted: Whether it was asked to stop.
-        report: The report, if one could be made.
-        tracked: What of the sweep the tracking store shows; ``None`` where nothing is tracked.
-        tracking_uri: The store, or ``None``.
-        seconds: Wall time.
-        errors: The last line of each error that made trials fail, with its number of trials.
-    """
-
-    name: str
-    root: Path
-    states: Mapping[str, int]
-    started: int
-    interrupted: bool
-    report: Report | None
-    tracked: Summary | None
-    tracking_uri: str | None
-    seconds: float
-    errors: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def exit_code(self) -> int:
-        """0 done, 1 some trials failed, 3 interrupted and resumable."""
-        if self.interrupted:
-            return 3
-        return 1 if self.states.get("failed", 0) or self.states.get("pending", 0) else 0
 
 
 @dataclass(frozen=True)
@@ -198,6 +151,7 @@ def run(
     """
     from bnsweep.sweep.ledger import Ledger
 
+    began = time.monotonic()
     tell = say or (lambda _: None)
     spec = load(source)
     wanted = make_plan(spec)
@@ -225,98 +179,8 @@ def run(
     ledger = Ledger(place) if root else Ledger.open(place.parent, spec.name, create=True)
     with ledger.exclusive():
         ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted))
-        sweep = _Sweep(spec, wanted, ledger, runner, progress or (lambda _: None), tell)
-        return sweep.run(left, found, uri, begin or (lambda _: None))
-
-
-class _Sweep:
-    """One run of a sweep: its packs, and the errors met on the way."""
-
-    def __init__(
-        self,
-        spec: SweepSpec,
-        wanted: Plan,
-        ledger: Ledger,
-        runner: Runner | None,
-        progress: Callable[[Progress], None],
-        tell: Callable[[str], None],
-    ) -> None:
-        self.spec, self.plan, self.ledger = spec, wanted, ledger
-        self.runner, self.progress, self.tell = runner, progress, tell
-        self.errors: dict[str, int] = {}
-        self.device = _device(spec)
-
-    def run(
-        self,
-        left: Sequence[TrialConfig],
-        found: Preflight | None,
-        uri: str | None,
-        begin: Callable[[int], None],
-    ) -> Outcome:
-        """Train what is left, mirror it meanwhile, and report."""
-        began = time.monotonic()
-        finished, made, tracked = True, None, None
-        mirror = _start_mirror(self.ledger, uri)
-        try:
-            if found is not None:
-                self.ledger.write_environment(_environment())
-                packs = self.open_packs(left, found)
-                self.tell(f"{len(left)} trials in {len(packs)} packs; results in {self.ledger.root}")
-                begin(len(left))
-                finished = self.train(packs)
-            if finished:
-                made = _report(self.ledger, self.tell)
-        finally:
-            if mirror:
-                tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
-        states = _states(self.ledger, self.plan.trial_ids)
-        seconds = time.monotonic() - began
-        return Outcome(
-            self.plan.name, self.ledger.root, states, len(left), not finished, made, tracked, uri, seconds,
-            self.errors,
-        )  # fmt: skip
-
-    def open_packs(self, left: Sequence[TrialConfig], found: Preflight) -> list[str]:
-        """Return the packs to train: first those left open, exactly as they were, then new ones."""
-        pending = {trial.trial_id for trial in left}
-        done = self.ledger.done()
-        packs = []
-        for pack_id, content in self.ledger.open_packs().items():
-            members = set(content["members"])
-            if members <= done:
-                self.ledger.close_pack(pack_id)
-            elif members & pending and content["device"] == self.device:
-                packs.append(pack_id)
-                pending -= members
-        rest = [trial for trial in left if trial.trial_id in pending]
-        size_of = partial(_pack_size, found=found)
-        for pack in make_packs(rest, size_of, self._workers(), device=self.device):
-            self.ledger.write_pack(pack.pack_id, self.plan.pack_content(pack))
-            packs.append(pack.pack_id)
-        return packs
-
-    def _workers(self) -> int:
-        resources = self.spec.resources
-        slots = max(1, int((os.cpu_count() or 1) / max(resources.cpus, 1e-3)))
-        return min(slots, resources.max_concurrent or slots)
-
-    def train(self, packs: Sequence[str]) -> bool:
-        """Let the runner train packs; return whether all were tried."""
-        from bnsweep.runners import WorkerContext
-
-        context = WorkerContext(
-            ledger=str(self.ledger.root.resolve()),
-            data_root=_data_root(self.spec),
-            threads=max(1, int(self.spec.resources.cpus)),
-            import_path=os.getcwd(),
-        )
-        runner = self.runner or _tune_runner(self.spec)
-        return runner.run(packs, context, self._watch)
-
-    def _watch(self, progress: Progress) -> None:
-        if progress.error:
-            self.errors[progress.error] = self.errors.get(progress.error, 0) + progress.members
-        self.progress(progress)
+        execution = Execution(spec, wanted, ledger, runner, progress or (lambda _: None), tell, began)
+        return execution.run(left, found, uri, begin or (lambda _: None))
 
 
 def status(name: str | PathLike[str], storage: str | None = None) -> Status:
@@ -327,7 +191,9 @@ def status(name: str | PathLike[str], storage: str | None = None) -> Status:
     """
     ledger = find_ledger(name, storage)
     planned = [trial.trial_id for trial in ledger.planned()]
-    return Status(ledger.name, ledger.root, len(planned), _states(ledger, planned), len(ledger.open_packs()))
+    return Status(
+        ledger.name, ledger.root, len(planned), count_states(ledger, planned), len(ledger.open_packs())
+    )
 
 
 def report(name: str | PathLike[str], storage: str | None = None, out: str | None = None) -> Report:
@@ -413,19 +279,6 @@ def _opening(wanted: Plan, left: int, skipped: int) -> str:
     return text
 
 
-def _data_root(spec: SweepSpec) -> str | None:
-    """Return where data sets lie as an absolute path, which holds on every worker of this machine."""
-    root = spec.data_root or os.environ.get("BNSWEEP_DATA")
-    return str(Path(root).expanduser().resolve()) if root else None
-
-
-def _device(spec: SweepSpec) -> str:
-    """Return the type of device that packs are made for."""
-    resources = spec.resources
-    automatic = "cuda" if resources.gpus > 0 else "cpu"
-    return automatic if resources.device == "auto" else resources.device
-
-
 def _reachable(uri: str, tell: Callable[[str], None]) -> str | None:
     """Return the store if it answers; a run with nothing to train does without it otherwise."""
     from bnsweep.errors import ServiceError
@@ -446,7 +299,7 @@ def _preflight(spec: SweepSpec, left: Sequence[TrialConfig]) -> Preflight:
     for trial in left:
         static = ("model", "width", "depth", "features", "dataset", "norm", "groups", "inputs")
         kinds.setdefault(tuple(trial.parameters.get(name) for name in static), trial)
-    return preflight(list(kinds.values()), _data_root(spec))
+    return preflight(list(kinds.values()), data_folder(spec))
 
 
 def _check_cpus(spec: SweepSpec) -> None:
@@ -455,7 +308,7 @@ def _check_cpus(spec: SweepSpec) -> None:
 
 def _check_gpus(spec: SweepSpec, found: Preflight) -> None:
     _check_count("gpus", spec.resources.gpus, found.gpus)
-    if _device(spec) == "cuda" and not spec.resources.gpus:
+    if device_type(spec) == "cuda" and not spec.resources.gpus:
         raise BnsweepError(
             "resources.gpus must be > 0 where resources.device is cuda, but found 0. Say how much of a GPU a "
             "pack takes, such as 0.25."
@@ -471,20 +324,6 @@ def _check_count(name: str, asked: float, have: int) -> None:
         )
 
 
-def _pack_size(trial: TrialConfig, found: Preflight) -> int:
-    norm = str(trial.parameters["norm"])
-    if CUSTOM_NORM.fullmatch(norm) and not found.stacks.get(norm, False):
-        return 1
-    return PACK_SIZE if str(trial.parameters["model"]).startswith("vgg") else DENSE_PACK_SIZE
-
-
-def _tune_runner(spec: SweepSpec) -> Runner:
-    from bnsweep.runners.tune import TuneRunner
-
-    resources = spec.resources
-    return TuneRunner(resources.cpus, resources.gpus, resources.max_concurrent)
-
-
 def _tracking_uri(spec: SweepSpec, folder: Path) -> str | None:
     from bnsweep.tracking import default_uri
     from bnsweep.tracking.uris import absolute_uri
@@ -492,22 +331,6 @@ def _tracking_uri(spec: SweepSpec, folder: Path) -> str | None:
     if spec.tracking == "none":
         return None
     return absolute_uri(spec.tracking) if spec.tracking else default_uri(folder)
-
-
-def _start_mirror(ledger: Ledger, uri: str | None) -> Any:
-    from bnsweep.tracking import start_mirror
-
-    return start_mirror(ledger.root, uri) if uri else None
-
-
-def _report(ledger: Ledger, tell: Callable[[str], None]) -> Report | None:
-    from bnsweep.analysis import make_report
-
-    try:
-        return make_report(ledger)
-    except BnsweepError as error:
-        tell(f"no report: {error}")
-        return None
 
 
 def _text(spec: SweepSpec) -> str:
@@ -531,51 +354,3 @@ def _stored_uri(spec: SweepSpec) -> str | None:
     from bnsweep.tracking.uris import absolute_uri
 
     return absolute_uri(spec.tracking) if spec.tracking and spec.tracking != "none" else spec.tracking
-
-
-def _states(ledger: Ledger, trial_ids: Sequence[str]) -> dict[str, int]:
-    failed = ledger.failed()
-    states: dict[str, int] = {}
-    found = {record.trial_id: record.state.value for record in ledger.records(trial_ids)}
-    for trial_id in trial_ids:
-        state = found.get(trial_id) or ("failed" if trial_id in failed else "pending")
-        states[state] = states.get(state, 0) + 1
-    return states
-
-
-def _environment() -> dict[str, Any]:
-    """Describe what the driver runs on: versions, commit, machine."""
-    import platform
-    import subprocess
-    from importlib import metadata
-
-    import bnsweep
-
-    packages = ("bnsweep", "torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "pandas", "pyarrow")
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-
-    def git(*words: str) -> str | None:
-        folder = str(Path(bnsweep.__file__).parent)
-        try:
-            answer = subprocess.run(
-                ["git", "-C", folder, *words], capture_output=True, text=True, check=False, timeout=10
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no", ".")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "host": platform.node(),
-        "cpus": os.cpu_count(),
-        "packages": versions,
-        "commit": commit,
-        "dirty": None if changes is None else bool(changes),
-    }

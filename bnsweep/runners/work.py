@@ -22,11 +22,13 @@ from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.records import Record, now
 from bnsweep.trial import TrialConfig, TrialState
 
+from .environment import describe_environment
+
 if TYPE_CHECKING:
     from bnsweep.data import Dataset
     from bnsweep.training import Outcome, PackTrainer
 
-__all__ = ["PackWorker", "Progress", "WorkerContext", "abandon_pack", "describe_environment"]
+__all__ = ["PackWorker", "Progress", "WorkerContext", "abandon_pack"]
 
 
 @dataclass(frozen=True)
@@ -295,17 +297,3 @@ def abandon_pack(ledger: Ledger, pack_id: str, reason: str) -> Progress:
     states = {TrialState.FAILED.value: len(failed)} if failed else {}
     last = reason.strip().splitlines()[-1]
     return Progress(pack_id, len(failed), 0, 0, finished=True, states=states, error=last)
-
-
-def describe_environment(device: str = "cpu") -> dict[str, Any]:
-    """Return the versions and the device that a record's numbers come from."""
-    import torch
-
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu"
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": device,
-        "device_name": name,
-        "host": platform.node(),
-    }

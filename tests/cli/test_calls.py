@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -311,4 +312,65 @@ def test_extending_runs_only_what_is_new(
 def test_a_sweep_that_was_never_run(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = called(capsys, verb, "nobody", "--storage", tmp_path)
     assert code == 2
+    assert one_paragraph(err)
+
+
+def test_failed_trials_stay_failed_until_asked_for(
+    own_norms: None,
+    tiny: dict[str, Any],
+    write_sweep: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiny["parameters"] |= {"norm": "ownnorms:moody", "lr": 0.1}
+    words = ("run", write_sweep(tiny), "--storage", tmp_path / "results", "--in-process")
+    assert called(capsys, *words)[0] == 1
+    code, _, err = called(capsys, *words)
+    assert code == 1
+    assert "2 failed before: --retry-failed" in err
+    assert not list(tmp_path.glob("results/tiny/trials/*/failure.2.json"))
+    assert called(capsys, *words, "--retry-failed")[0] == 1
+    assert len(list(tmp_path.glob("results/tiny/trials/*/failure.2.json"))) == 2
+
+
+def test_an_edited_norm_gives_new_trials(own_norms: None, tiny: dict[str, Any], tmp_path: Path) -> None:
+    from bnsweep import api
+
+    tiny["parameters"]["norm"] = ["none", "ownnorms:scaled"]
+    before = api.plan(tiny)
+    (tmp_path / "ownnorms.py").write_text(NORMS + "# another version\n")
+    after = api.plan(tiny)
+    changed = [old != new for old, new in zip(before.trial_ids, after.trial_ids, strict=True)]
+    assert changed == [trial.parameters["norm"] != "none" for trial in before.trials]
+
+
+def test_a_moved_ledger_is_resumed_where_it_is(
+    tiny: dict[str, Any],
+    write_sweep: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert called(capsys, "run", write_sweep(tiny), "--storage", tmp_path / "a", "--in-process")[0] == 0
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "tiny").rename(tmp_path / "b" / "renamed")
+    code, _, err = called(capsys, "resume", tmp_path / "b" / "renamed", "--in-process")
+    assert (code, "nothing to run" in err) == (0, True)
+    monkeypatch.chdir(tmp_path / "b" / "renamed")
+    assert called(capsys, "resume", ".", "--in-process")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["renamed"]
+    assert not (tmp_path / "b" / "renamed" / "tiny").exists()
+
+
+def test_a_sweep_is_run_by_one_process_at_a_time(
+    tiny: dict[str, Any], write_sweep: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bnsweep.sweep.ledger import Ledger
+
+    ledger = Ledger.open(tmp_path / "results", "tiny", create=True)
+    with ledger.exclusive():
+        words = ("run", write_sweep(tiny), "--storage", tmp_path / "results", "--in-process")
+        code, _, err = called(capsys, *words)
+    assert code == 5
+    assert f"process {os.getpid()}" in err
     assert one_paragraph(err)

@@ -14,7 +14,7 @@ import pytest
 
 from bnsweep import api
 from bnsweep.runners import LocalRunner, WorkerContext
-from bnsweep.runners.work import PackWorker
+from bnsweep.runners.work import PackWorker, abandon_pack
 from bnsweep.sweep import make_packs
 from bnsweep.sweep.ledger import Ledger
 
@@ -106,3 +106,51 @@ def test_dying_at_any_moment_repeats_at_most_what_was_not_sealed(
     assert deaths >= 3
     assert outcomes(ledger.root) == outcomes(whole.root)
     assert not list((ledger.root / "packs").iterdir())
+
+
+def test_ctrl_c_between_two_updates_cuts_no_step_in_half(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bnsweep.training.optimizers import MemberOptimizer
+
+    whole, packs = open_ledger(tiny, tmp_path / "whole")
+    assert LocalRunner().run(packs, WorkerContext(str(whole.root)), lambda _: None)
+
+    real = MemberOptimizer.step
+    calls = []
+
+    def step(self: MemberOptimizer, gradients: Any) -> None:
+        calls.append(1)
+        if len(calls) == 15:
+            signal.raise_signal(signal.SIGINT)
+        real(self, gradients)
+
+    monkeypatch.setattr(MemberOptimizer, "step", step)
+    ledger, packs = open_ledger(tiny, tmp_path / "parts")
+    assert not LocalRunner(step_seconds=0.0).run(packs, WorkerContext(str(ledger.root)), lambda _: None)
+    found = ledger.load_checkpoint(packs[0])
+    assert found
+    assert found[0] == 15
+    assert LocalRunner().run(list(ledger.open_packs()), WorkerContext(str(ledger.root)), lambda _: None)
+    assert outcomes(ledger.root) == outcomes(whole.root)
+
+
+def test_a_pack_that_a_lost_worker_finished_is_no_error(tiny: dict[str, Any], tmp_path: Path) -> None:
+    ledger, packs = open_ledger(tiny, tmp_path)
+    worker = PackWorker(WorkerContext(str(ledger.root)))
+    seen = []
+    for pack in (packs[0], packs[0]):
+        worker.open(pack)
+        while worker.busy:
+            seen.append(worker.advance(time.monotonic() + 60))
+    assert [(progress.finished, progress.error) for progress in seen] == [(True, ""), (True, "")]
+    assert not ledger.failed()
+
+
+def test_a_pack_that_kills_its_workers_fails_its_trials(tiny: dict[str, Any], tmp_path: Path) -> None:
+    ledger, packs = open_ledger(tiny, tmp_path)
+    members = ledger.read_pack(packs[0])["members"]
+    progress = abandon_pack(ledger, packs[0], "its worker ended 3 times")
+    assert (progress.members, progress.states) == (len(members), {"failed": len(members)})
+    assert set(ledger.failed()) == set(members)
+    assert packs[0] not in ledger.open_packs()

@@ -66,8 +66,9 @@ def test_ray_gives_what_the_process_gives_on_two_workers_one_of_them_killed(
     assert records(tmp_path / "ray" / "tiny") == records(tmp_path / "local" / "tiny")
 
 
-def test_ctrl_c_ends_within_ten_seconds_and_resumes(
-    grid: dict[str, Any], write_sweep: Any, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_ends_within_ten_seconds_with_a_checkpoint(
+    number: signal.Signals, grid: dict[str, Any], write_sweep: Any, tmp_path: Path
 ) -> None:
     grid["parameters"]["steps"] = 20_000
     file = write_sweep(grid)
@@ -77,7 +78,7 @@ def test_ctrl_c_ends_within_ten_seconds_and_resumes(
     for line in process.stderr:
         if "trials  " in line:
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     began = time.monotonic()
     _, err = process.communicate(timeout=120)
     seconds = time.monotonic() - began

@@ -465,3 +465,19 @@ def clean_host(ledger: Ledger) -> str:
     look = lambda file: names.extend(path.name for path in (ledger.root / "tmp").iterdir())  # noqa: E731
     ledger.save_checkpoint("abc1", 1, look)
     return names[0].split(".")[0]
+
+
+def test_a_pack_closed_meanwhile_is_no_damage(tmp_path, monkeypatch):
+    ledger = Ledger.open(tmp_path, "sweep", create=True)
+    ledger.write_pack("p1", {"members": []})
+    exists = Path.exists
+
+    def closing(path):
+        found = exists(path)
+        if path.name == "pack.json" and found:
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "exists", closing)
+    assert ledger.open_packs() == {}
+    assert not ledger.warnings

@@ -1,0 +1,225 @@
+"""One run of a sweep: opens its packs, lets a runner train them, mirrors meanwhile, reports at the end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bnsweep.errors import BnsweepError
+from bnsweep.sweep import Plan, SweepSpec, make_packs
+from bnsweep.trial import CUSTOM_NORM, TrialConfig
+
+if TYPE_CHECKING:
+    from bnsweep.analysis import Report
+    from bnsweep.runners import Preflight, Progress, WorkerContext
+    from bnsweep.sweep.ledger import Ledger
+    from bnsweep.tracking import Summary
+
+__all__ = ["MIRROR_SECONDS", "Execution", "Outcome", "Runner", "count_states", "data_folder", "device_type"]
+
+PACK_SIZE = 16
+"""Most members of a pack of convolutional networks; larger stacks no longer fit a core's cache."""
+
+DENSE_PACK_SIZE = 32
+"""Most members of a pack of networks without convolutions."""
+
+MIRROR_SECONDS = 120.0
+"""How long the end of a run waits for a tracking store that does not answer."""
+
+STOP_SECONDS = 3.0
+"""How long an interrupted run waits for it: what is missing is sent by the next run, or by sync."""
+
+
+class Runner(Protocol):
+    """Trains packs somewhere; see :mod:`bnsweep.runners`."""
+
+    def run(self, packs: Sequence[str], context: WorkerContext, report: Callable[[Progress], None]) -> bool:
+        """Train every pack; return whether all were tried."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        name: The sweep's name.
+        root: The ledger's folder.
+        states: Trials of the plan by state: ``completed``, ``diverged``, ``failed``, ``pending``.
+        started: Trials that this run took up.
+        interrupted: Whether it was asked to stop.
+        report: The report, if one could be made.
+        tracked: What of the sweep the tracking store shows; ``None`` where nothing is tracked.
+        tracking_uri: The store, or ``None``.
+        seconds: Wall time.
+        errors: The last line of each error that made trials fail, with its number of trials.
+    """
+
+    name: str
+    root: Path
+    states: Mapping[str, int]
+    started: int
+    interrupted: bool
+    report: Report | None
+    tracked: Summary | None
+    tracking_uri: str | None
+    seconds: float
+    errors: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 some trials failed, 3 interrupted and resumable."""
+        if self.interrupted:
+            return 3
+        return 1 if self.states.get("failed", 0) or self.states.get("pending", 0) else 0
+
+
+class Execution:
+    """One run of a sweep: its packs, and the errors met on the way."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        wanted: Plan,
+        ledger: Ledger,
+        runner: Runner | None,
+        progress: Callable[[Progress], None],
+        tell: Callable[[str], None],
+        began: float,
+    ) -> None:
+        self.began = began
+        self.spec, self.plan, self.ledger = spec, wanted, ledger
+        self.runner, self.progress, self.tell = runner, progress, tell
+        self.errors: dict[str, int] = {}
+        self.device = device_type(spec)
+
+    def run(
+        self,
+        left: Sequence[TrialConfig],
+        found: Preflight | None,
+        uri: str | None,
+        begin: Callable[[int], None],
+    ) -> Outcome:
+        """Train what is left, mirror it meanwhile, and report."""
+        from bnsweep.runners.environment import describe_driver
+
+        finished, made, tracked = True, None, None
+        mirror = _start_mirror(self.ledger, uri)
+        try:
+            if found is not None:
+                self.ledger.write_environment(describe_driver())
+                packs = self.open_packs(left, found)
+                self.tell(f"{len(left)} trials in {len(packs)} packs; results in {self.ledger.root}")
+                begin(len(left))
+                finished = self.train(packs)
+            if finished:
+                made = _report(self.ledger, self.tell)
+        finally:
+            if mirror:
+                tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
+        states = count_states(self.ledger, self.plan.trial_ids)
+        seconds = time.monotonic() - self.began
+        return Outcome(
+            self.plan.name, self.ledger.root, states, len(left), not finished, made, tracked, uri, seconds,
+            self.errors,
+        )  # fmt: skip
+
+    def open_packs(self, left: Sequence[TrialConfig], found: Preflight) -> list[str]:
+        """Return the packs to train: first those left open, exactly as they were, then new ones."""
+        pending = {trial.trial_id for trial in left}
+        done = self.ledger.done()
+        packs = []
+        for pack_id, content in self.ledger.open_packs().items():
+            members = set(content["members"])
+            if members <= done:
+                self.ledger.close_pack(pack_id)
+            elif members & pending and content["device"] == self.device:
+                packs.append(pack_id)
+                pending -= members
+        rest = [trial for trial in left if trial.trial_id in pending]
+        size_of = partial(_pack_size, found=found)
+        for pack in make_packs(rest, size_of, self._workers(), device=self.device):
+            self.ledger.write_pack(pack.pack_id, self.plan.pack_content(pack))
+            packs.append(pack.pack_id)
+        return packs
+
+    def _workers(self) -> int:
+        resources = self.spec.resources
+        slots = max(1, int((os.cpu_count() or 1) / max(resources.cpus, 1e-3)))
+        return min(slots, resources.max_concurrent or slots)
+
+    def train(self, packs: Sequence[str]) -> bool:
+        """Let the runner train packs; return whether all were tried."""
+        from bnsweep.runners import WorkerContext
+
+        context = WorkerContext(
+            ledger=str(self.ledger.root.resolve()),
+            data_root=data_folder(self.spec),
+            threads=max(1, int(self.spec.resources.cpus)),
+            import_path=os.getcwd(),
+        )
+        runner = self.runner or _tune_runner(self.spec)
+        return runner.run(packs, context, self._watch)
+
+    def _watch(self, progress: Progress) -> None:
+        if progress.error:
+            self.errors[progress.error] = self.errors.get(progress.error, 0) + progress.members
+        self.progress(progress)
+
+
+def data_folder(spec: SweepSpec) -> str | None:
+    """Return where data sets lie as an absolute path, which holds on every worker of this machine."""
+    root = spec.data_root or os.environ.get("BNSWEEP_DATA")
+    return str(Path(root).expanduser().resolve()) if root else None
+
+
+def device_type(spec: SweepSpec) -> str:
+    """Return the type of device that packs are made for."""
+    resources = spec.resources
+    automatic = "cuda" if resources.gpus > 0 else "cpu"
+    return automatic if resources.device == "auto" else resources.device
+
+
+def _pack_size(trial: TrialConfig, found: Preflight) -> int:
+    norm = str(trial.parameters["norm"])
+    if CUSTOM_NORM.fullmatch(norm) and not found.stacks.get(norm, False):
+        return 1
+    return PACK_SIZE if str(trial.parameters["model"]).startswith("vgg") else DENSE_PACK_SIZE
+
+
+def _tune_runner(spec: SweepSpec) -> Runner:
+    from bnsweep.runners.tune import TuneRunner
+
+    resources = spec.resources
+    return TuneRunner(resources.cpus, resources.gpus, resources.max_concurrent)
+
+
+def _start_mirror(ledger: Ledger, uri: str | None) -> Any:
+    from bnsweep.tracking import start_mirror
+
+    return start_mirror(ledger.root, uri) if uri else None
+
+
+def _report(ledger: Ledger, tell: Callable[[str], None]) -> Report | None:
+    from bnsweep.analysis import make_report
+
+    try:
+        return make_report(ledger)
+    except BnsweepError as error:
+        tell(f"no report: {error}")
+        return None
+
+
+def count_states(ledger: Ledger, trial_ids: Sequence[str]) -> dict[str, int]:
+    """Count trials by state: completed, diverged, stopped, failed, pending."""
+    failed = ledger.failed()
+    states: dict[str, int] = {}
+    found = {record.trial_id: record.state.value for record in ledger.records(trial_ids)}
+    for trial_id in trial_ids:
+        state = found.get(trial_id) or ("failed" if trial_id in failed else "pending")
+        states[state] = states.get(state, 0) + 1
+    return states
