@@ -75,7 +75,7 @@ def score_axis(axes: Axes, ranges: FacetRanges) -> None:
     reference = _shown(ranges, ranges.reference)
     if reference == reference:
         name = f"chance, {reference:g} %" if accuracy else "initial loss"
-        level_line(axes, reference, name)
+        level_line(axes, reference, name, left=True)
 
 
 def _band(ranges: FacetRanges, mean: MeanInterval) -> tuple[float, float]:

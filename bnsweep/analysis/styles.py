@@ -198,22 +198,23 @@ def lr_axis(axes: Axes, lrs: Sequence[float], label: bool = True) -> None:
         axes.set_xlabel("learning rate (log scale)")
 
 
-def level_line(axes: Axes, value: float, text: str) -> None:
-    """Mark a level worth knowing, with its name above its right end.
+def level_line(axes: Axes, value: float, text: str, left: bool = False) -> None:
+    """Mark a level worth knowing, with its name above one of its ends.
 
     Args:
         axes: Where.
         value: The level.
         text: Its name.
+        left: Whether the name stands at the left end.
     """
     axes.axhline(value, color=QUIET, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
     axes.annotate(
         text,
-        (1, value),
+        (0 if left else 1, value),
         xycoords=("axes fraction", "data"),
-        xytext=(-3, 3),
+        xytext=(3 if left else -3, 3),
         textcoords="offset points",
-        ha="right",
+        ha="left" if left else "right",
         va="bottom",
         fontsize=7.5,
         color=QUIET,
