@@ -28,9 +28,6 @@ def describe_environment(device: str = "cpu") -> dict[str, Any]:
 
 def describe_driver() -> dict[str, Any]:
     """Describe what the driver runs on: versions, commit, machine."""
-    import platform
-
-
     packages = ("bnsweep", "torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "pandas", "pyarrow")
     versions = {}
     for name in packages:
