@@ -6,15 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["KERNELS", "StackedConv", "StackedLinear"]
-
-KERNELS: dict[str, str] = {
-    "grouped": "one grouped convolution, or one batched matrix product, for all members",
-    "channels_last": "as grouped, with the convolutions in channels-last memory",
-    "loop": "one member after another, each as a network of its own: the reference",
-    "loop_channels_last": "one member after another, with the convolutions in channels-last memory",
-}
-"""How a stack is computed. All mean the same numbers and differ in rounding and in speed."""
+__all__ = ["StackedConv", "StackedLinear"]
 
 _LAST = torch.channels_last
 
@@ -32,7 +24,7 @@ class StackedConv(nn.Module):
         bias: Whether a bias is added.
         norm: Normalization of the output, kept here so that it is part of the layer; it is the
             network that calls it.
-        kernel: One of :data:`KERNELS`.
+        kernel: One of :data:`bnsweep.trial.KERNELS`.
 
     Shape:
         - Input: ``[N, K*I, H, W]``, member-major.
@@ -70,7 +62,9 @@ class StackedConv(nn.Module):
         biases = self.bias.chunk(self.members) if self.bias is not None else [None] * self.members
         parts = zip(x.chunk(self.members, 1), self.weight.chunk(self.members), biases, strict=True)
         outputs = [
-            F.conv2d(own.contiguous(memory_format=layout), weight.contiguous(memory_format=layout), bias, padding=1)
+            F.conv2d(
+                own.contiguous(memory_format=layout), weight.contiguous(memory_format=layout), bias, padding=1
+            )
             for own, weight, bias in parts
         ]
         return torch.cat(outputs, 1).contiguous()
@@ -86,7 +80,7 @@ class StackedLinear(nn.Module):
         bias: Whether a bias is added.
         norm: Normalization of the output, kept here so that it is part of the layer; it is the
             network that calls it.
-        kernel: One of :data:`KERNELS`.
+        kernel: One of :data:`bnsweep.trial.KERNELS`.
 
     Shape:
         - Input: ``[N, K*I]``, member-major, or ``[K, N, I]``.

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnsweep.errors import Mistake, SpecError
-from bnsweep.models.layers import KERNELS, StackedConv, StackedLinear
+from bnsweep.models.layers import StackedConv, StackedLinear
 from bnsweep.norms import CENTRING, NOISY, NormOptions, SiteNoise, apply_noise, make_norm
-from bnsweep.trial import derive_seed
+from bnsweep.trial import KERNELS, derive_seed
 
 __all__ = ["LayerInfo", "LayerSpec", "NetworkPlan", "StackedNet", "parameter_decay"]
 
@@ -100,7 +100,7 @@ class StackedNet(nn.Module):
         plan: The architecture.
         members: Members ``K``.
         dtype: Floating-point type of parameters and activations.
-        kernel: How the stack is computed, one of :data:`~bnsweep.models.KERNELS`.
+        kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`.
 
     Attributes:
         plan: The architecture.

@@ -59,7 +59,7 @@ def make_model(
         facts: Channels, size and classes of the data.
         members: Members ``K`` of the stack.
         dtype: Floating-point type of parameters and activations.
-        kernel: How the stack is computed, one of :data:`~bnsweep.models.KERNELS`.
+        kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`.
 
     Returns:
         The network, on the CPU.

@@ -17,6 +17,7 @@ from bnsweep.data import Dataset
 from bnsweep.trial import TrialConfig
 
 from .memory import peak_bytes, reset_peak
+from .probing import MemberRows
 from .stack import MemberStack
 
 __all__ = ["Calibration", "calibrate", "kernels_for"]
@@ -30,9 +31,9 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 QUICK = 0.05
 """Share of the budget: where one member's step takes less, stacks of fewer than four are left out."""
 
-PREFERENCE = 1.03
+PREFERENCE = 1.05
 """How much slower a member may be in the pack that is chosen than in the fastest one: smaller packs
-divide better among workers and need less memory."""
+divide better among workers and need less memory. The default kernel has the same advantage."""
 
 HOPELESS = 1.3
 """A kernel that was slower than the best by this factor is not tried on larger stacks."""
@@ -43,7 +44,7 @@ class Calibration:
     """What was measured of one static signature on one device.
 
     Attributes:
-        kernel: Kernel chosen, one of :data:`bnsweep.models.KERNELS`.
+        kernel: Kernel chosen, one of :data:`bnsweep.trial.KERNELS`.
         members: Most members of a pack.
         step_seconds: Wall time of one step of a whole pack by its number of members, with ``kernel``.
         timings: Microseconds of a member's step by kernel, then by number of members: what was tried.
@@ -51,6 +52,8 @@ class Calibration:
         probe_seconds: Wall time of one measurement of such a pack by probe.
         build_seconds: Wall time of building such a pack.
         pack_bytes: Memory of such a pack on top of what the process had, at its highest.
+        rows: Name and layer of every reading of a member, by what takes it: ``evaluation``,
+            ``training``, or a probe.
         limited: What kept the pack from being larger: ``speed``, ``memory``, ``time`` or ``trials``.
     """
 
@@ -62,6 +65,7 @@ class Calibration:
     probe_seconds: Mapping[str, float] = field(default_factory=dict)
     build_seconds: float = 0.0
     pack_bytes: int = 0
+    rows: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict)
     limited: str = "speed"
 
     def to_dict(self) -> dict[str, Any]:
@@ -186,7 +190,11 @@ class _Search:
         each = {(size, kernel): s / size for kernel, sizes in self.steps.items() for size, s in sizes.items()}
         best = min(each.values())
         members = min(size for (size, _), seconds in each.items() if seconds <= PREFERENCE * best)
-        return members, min((each[pair], pair[1]) for pair in each if pair[0] == members)[1]
+        kernels = {kernel: seconds for (size, kernel), seconds in each.items() if size == members}
+        default = kernels_for(self.trial, self.device)[0]
+        fastest = min(kernels, key=lambda kernel: kernels[kernel])
+        near = default in kernels and kernels[default] <= PREFERENCE * kernels[fastest]
+        return members, default if near else fastest
 
     def finish(self, members: int, kernel: str, limited: str) -> Calibration:
         """Measure everything that a pack of the chosen kind does, once."""
@@ -195,9 +203,15 @@ class _Search:
         stacks: list[MemberStack] = []
         build = self._timed(lambda: stacks.append(self._build(members, kernel)))
         stack = stacks[0]
-        stack.evaluate(0)
+        rows: dict[str, list[tuple[str, int]]] = {"evaluation": [(name, 0) for name in stack.evaluate(0)]}
         evaluation = self._timed(lambda: stack.evaluate(0))
-        probes = {name: self._probe(stack, {name: options}) for name, options in self.trial.probes.items()}
+        training = stack.gradients(0)
+        rows["training"] = [("train_loss", 0)]
+        if not training.targets.dtype.is_floating_point:
+            rows["training"].append(("train_accuracy", 0))
+        probes = {}
+        for name, options in self.trial.probes.items():
+            probes[name], rows[name] = self._probe(stack, {name: options})
         used = peak_bytes(self.device) - before
         return Calibration(
             kernel,
@@ -208,13 +222,19 @@ class _Search:
             probes,
             build,
             used,
+            rows,
             limited,
         )
 
-    def _probe(self, stack: MemberStack, probes: Mapping[str, Mapping[str, Any]]) -> float:
+    def _probe(
+        self, stack: MemberStack, probes: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[float, list[tuple[str, int]]]:
+        """Return how long a measurement takes, and what one member has to say then."""
         snapshot = stack.snapshot(0, probes)
         stack.optimizer.step(stack.gradients(0).gradients)
-        return self._timed(lambda: stack.measure(snapshot))
+        measured: list[MemberRows] = []
+        seconds = self._timed(lambda: measured.append(stack.measure(snapshot)))
+        return seconds, [(name, layer) for name, layer, _ in measured[0][0]]
 
 
 def _clock(device: torch.device) -> Callable[[], float]:

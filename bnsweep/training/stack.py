@@ -49,7 +49,7 @@ class MemberStack:
         trials: The members, in order.
         dataset: Their data set, in the precision and on the device to train on.
         model: Their network, taken over as it is; a new one with zero weights where absent.
-        kernel: How a new network is computed, one of :data:`bnsweep.models.KERNELS`.
+        kernel: How a new network is computed, one of :data:`bnsweep.trial.KERNELS`.
     """
 
     def __init__(
