@@ -10,7 +10,7 @@ from bnsweep.probes.moments import (
     moment_change,
 )
 from bnsweep.probes.readings import Row, ics_rows, landscape_rows, moments_rows
-from bnsweep.probes.reductions import member_cosine, member_dot, member_norm, pairwise_sum
+from bnsweep.probes.reductions import MemberDifference, member_difference, member_norm, pairwise_sum
 
 __all__ = [
     "ActivationMoments",
@@ -18,6 +18,7 @@ __all__ = [
     "LandscapeReading",
     "LayerBlock",
     "LossFn",
+    "MemberDifference",
     "MomentsReading",
     "Params",
     "Row",
@@ -26,8 +27,7 @@ __all__ = [
     "ics_rows",
     "internal_covariate_shift",
     "landscape_rows",
-    "member_cosine",
-    "member_dot",
+    "member_difference",
     "member_gradients",
     "member_norm",
     "member_shift",

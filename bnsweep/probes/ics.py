@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bnsweep.probes.gradients import LossFn, Params, member_gradients
-from bnsweep.probes.reductions import member_cosine, member_norm
+from bnsweep.probes.reductions import member_difference
 
 __all__ = ["ICSReading", "LayerBlock", "internal_covariate_shift"]
 
@@ -139,16 +139,8 @@ def internal_covariate_shift(
             earlier = {name for layer in layers[: i - 1] for name in layer.block}
             hybrid = {name: after[name] if name in earlier else before[name] for name in before}
             _, new = member_gradients(loss_fn_after or loss_fn, hybrid, targets[i])
-        difference = member_norm({name: old[name] - new[name] for name in old}, members)
-        rows.append(
-            torch.stack(
-                [
-                    difference,
-                    member_cosine(old, new, members),
-                    difference / member_norm(old, members),
-                ]
-            )
-        )
+        found = member_difference(old, new, members)
+        rows.append(torch.stack([found.difference, found.cosine, found.difference / found.norm]))
     l2, cosine, relative = torch.stack(rows, dim=1).cpu().unbind(dim=0)
     return ICSReading(indices, l2, cosine, relative)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bnsweep.probes.gradients import LossFn, Params, member_gradients, member_shift
-from bnsweep.probes.reductions import member_cosine, member_norm
+from bnsweep.probes.reductions import member_difference, member_norm
 
 __all__ = ["LandscapeReading", "gradient_landscape"]
 
@@ -143,8 +143,9 @@ def gradient_landscape(
             resample(index) if resample else loss_fn, member_shift(params, gradient, size * rate)
         )
         losses.append(there.to(torch.float64))
-        changes.append(member_norm({n: moved[n] - gradient[n] for n in moved}, members))
-        cosines.append(member_cosine(moved, gradient, members))
+        found = member_difference(gradient, moved, members)
+        changes.append(found.difference)
+        cosines.append(found.cosine)
     norm = member_norm(gradient, members).cpu()
     change = torch.stack(changes).cpu()
     beta, argmax = _smoothness(change, norm, torch.tensor(sizes, dtype=torch.float64), rate)
