@@ -8,7 +8,7 @@ from collections import Counter
 
 EXAMPLE = "bnsweep plan sweeps/quickstart.yaml"
 
-MOST_VALUES = 12
+MOST_VALUES = 10
 """Values of a parameter that are listed one by one."""
 
 
