@@ -1,7 +1,7 @@
 """Measurements of training that change nothing: pure functions of stacked parameters."""
 
-from bnsweep.probes.gradients import LossFn, Params, member_gradients, member_shift
-from bnsweep.probes.ics import ICSReading, LayerBlock, internal_covariate_shift
+from bnsweep.probes.gradients import LayeredLoss, LossFn, Params, member_gradients, member_shift
+from bnsweep.probes.ics import ICSReading, LayerBlock, internal_covariate_shift, linear_covariate_shift
 from bnsweep.probes.landscape import LandscapeReading, gradient_landscape
 from bnsweep.probes.moments import (
     ActivationMoments,
@@ -17,6 +17,7 @@ __all__ = [
     "ICSReading",
     "LandscapeReading",
     "LayerBlock",
+    "LayeredLoss",
     "LossFn",
     "MemberDifference",
     "MomentsReading",
@@ -27,6 +28,7 @@ __all__ = [
     "ics_rows",
     "internal_covariate_shift",
     "landscape_rows",
+    "linear_covariate_shift",
     "member_difference",
     "member_gradients",
     "member_norm",

@@ -77,6 +77,7 @@ def gradient_landscape(
     step_sizes: Sequence[float],
     members: int,
     resample: Callable[[int], LossFn] | None = None,
+    known: tuple[Tensor, Params] | None = None,
 ) -> LandscapeReading:
     r"""Measure the loss and its gradient along the gradient direction (Figure 4 of [1]).
 
@@ -108,6 +109,8 @@ def gradient_landscape(
         members: Number of members ``K``.
         resample: Makes, for the index of a step size, the loss that is taken there: the same
             batch with a fresh noise draw. ``None`` takes ``loss_fn`` everywhere.
+        known: Loss ``[K]`` and gradient of ``loss_fn`` at ``params`` where they are known, as from the
+            training step.
 
     Returns:
         The reading. A member that overflows leaves the values of the others as they were.
@@ -127,7 +130,8 @@ def gradient_landscape(
         (3.0, 0.3)
 
     Cost:
-        ``1 + len(step_sizes)`` forward and backward passes; memory of three sets of gradients.
+        ``len(step_sizes)`` forward and backward passes, and one more where it is not ``known``;
+        memory of three sets of gradients.
 
     References:
         [1] Santurkar, Tsipras, Ilyas, Madry. How Does Batch Normalization Help Optimization?
@@ -136,7 +140,7 @@ def gradient_landscape(
     sizes = tuple(float(size) for size in step_sizes)
     rate = lr.detach().to(dtype=torch.float64, device="cpu")
     _check(sizes, rate, members)
-    loss, gradient = member_gradients(loss_fn, params)
+    loss, gradient = known or member_gradients(loss_fn, params)
     losses, changes, cosines = [], [], []
     for index, size in enumerate(sizes):
         there, moved = member_gradients(
