@@ -25,6 +25,7 @@ from bnsweep.execution import (
     device_type,
 )
 from bnsweep.sweep import Plan, SweepSpec, load_spec, make_plan
+from bnsweep.sweep.objectives import Goal
 from bnsweep.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -346,6 +347,7 @@ def _stored_plan(spec: SweepSpec, wanted: Plan) -> dict[str, Any]:
         "method": spec.method,
         "metric": {"name": spec.metric.name, "goal": spec.metric.goal},
         "tracking": _stored_uri(spec),
+        "search": None if spec.method == "grid" else {**spec.search, "goal": Goal.of(spec).to_dict()},
     }
 
 

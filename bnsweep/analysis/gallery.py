@@ -14,6 +14,7 @@ from bnsweep.analysis.curve_figures import Curves, Panel, band_figure, curves_fi
 from bnsweep.analysis.figures import FigureFile, arm_figure, finish, lr_figure
 from bnsweep.analysis.ranges import FacetRanges, facet_ranges
 from bnsweep.analysis.scores import metric_named
+from bnsweep.analysis.search_figures import search_figures
 from bnsweep.analysis.styles import ArmStyle, arm_styles, drawing
 from bnsweep.analysis.tables import lr_text
 
@@ -82,6 +83,8 @@ def draw_all(results: Results) -> list[FigureFile]:
         for ranges in results.ranges[:MOST_FACETS]:
             facet = _Facet(results, ranges, styles)
             found.extend(facet.figures())
+        if results.found is not None:
+            found.extend(search_figures(results.found))
     return found
 
 

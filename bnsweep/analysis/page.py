@@ -14,7 +14,8 @@ from bnsweep.analysis.cautions import cautions
 from bnsweep.analysis.figures import FigureFile
 from bnsweep.analysis.intervals import LEVEL, METHOD
 from bnsweep.analysis.scores import HEADLINES
-from bnsweep.analysis.summary import HEADER, near_text, range_cells, status_text
+from bnsweep.analysis.searches import MOST_BEST, Found
+from bnsweep.analysis.summary import HEADER, best_note, near_text, range_cells, status_text
 from bnsweep.analysis.tables import lr_text, number_text
 
 if TYPE_CHECKING:
@@ -90,10 +91,10 @@ def render_page(results: Results, figures: Sequence[FigureFile]) -> str:
         f'<p class="lede">{escape(results.description)}</p>' if results.description else "",
         f'<p class="status">{escape(status_text(results))}.</p></header>',
         _warnings(results),
-        _ranges(results),
+        _ranges(results) if results.found is None else _best(results.found),
         "".join(_figure(figure) for figure in figures),
         _conditions(results),
-        _method(),
+        _method("lr_range" if results.found is None else "search"),
         _provenance(results),
         "</body></html>\n",
     ]
@@ -136,6 +137,18 @@ def _ranges(results: Results) -> str:
         parts.append(_table(header, rows, (False, True, True, True, True, True), caption))
         parts.append(f'<p class="note">Trains: {escape(ranges.said_threshold())}. {_RANGES}</p>')
     return "\n".join([*parts, "</section>"])
+
+
+def _best(found: Found) -> str:
+    """Return the best conditions of a search."""
+    if not found.complete:
+        return "<section><h2>Best conditions</h2><p>No condition has finished yet.</p></section>"
+    rows = [found.cells(rank, one) for rank, one in enumerate(found.ranked[:MOST_BEST], 1)]
+    numeric = [True] * len(found.header())
+    return (
+        f"<section><h2>Best conditions</h2>{_table(found.header(), rows, numeric)}"
+        f'<p class="note">{escape(best_note(found))}</p></section>'
+    )
 
 
 def _figure(figure: FigureFile) -> str:
@@ -186,15 +199,15 @@ def _spread(row: Mapping[Any, Any], name: str) -> str:
     return text + (" %" if accuracy else "")
 
 
-def _method() -> str:
+def _method(last: str) -> str:
     return (
         f"<section><h2>How the numbers are made</h2><p>{escape(METHOD.format(level=100 * LEVEL))}</p><p>A "
         "trial whose training loss stops being finite has diverged: an outcome, not an error. It stays in "
         "every mean, as chance accuracy (1 / classes), or as the larger of ln(classes) and its last "
         "finite loss. In a regression, ranges and figures compare losses on a logarithmic scale, where a "
         "loss above the initial one counts as the initial one; a diverged trial too.</p><p>Final readings "
-        "are the last of each trial. Tables in full, one row a trial, a condition and an arm: "
-        "tables/trials.csv, tables/conditions.csv, tables/lr_range.csv. Figures as PNG and SVG: "
+        "are the last of each trial. Tables in full: "
+        f"tables/trials.csv, tables/conditions.csv, tables/{last}.csv. Figures as PNG and SVG: "
         "figures/.</p></section>"
     )
 

@@ -26,7 +26,8 @@ class Report:
     Attributes:
         path: The HTML page; it needs no other file.
         figures: PNG and SVG files.
-        tables: CSV files: ``trials.csv``, ``conditions.csv``, ``lr_range.csv``.
+        tables: CSV files: ``trials.csv``, ``conditions.csv``, and ``lr_range.csv``; for a search
+            ``search.csv`` in its place.
         summary: The plain-text table that ends a run.
     """
 
@@ -92,8 +93,11 @@ def _table_contents(results: Results) -> dict[str, bytes]:
     tables = {
         "trials": results.trials,
         "conditions": results.conditions,
-        "lr_range": range_table(results.ranges),
     }
+    if results.found is None:
+        tables["lr_range"] = range_table(results.ranges)
+    else:
+        tables["search"] = results.found.table()
     return {f"tables/{name}.csv": _csv(table) for name, table in tables.items()}
 
 

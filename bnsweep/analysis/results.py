@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnsweep.analysis.ranges import FacetRanges, facet_ranges
 from bnsweep.analysis.scores import class_count
+from bnsweep.analysis.searches import Found
 from bnsweep.analysis.tables import build_table, condition_table, facet_label, varying_parameters
 from bnsweep.errors import LedgerError
 from bnsweep.sweep.records import PlannedTrial, Record
@@ -38,6 +39,7 @@ class Results:
         failed: Failed attempts of planned trials without a record, by trial id.
         environment: What the driver ran on.
         ledger_warnings: What the ledger found wrong with its files.
+        search: Sampler, budget and goal of a search; ``None`` for a grid.
     """
 
     ledger: Ledger
@@ -50,6 +52,7 @@ class Results:
     failed: Mapping[str, int]
     environment: Mapping[str, Any]
     ledger_warnings: tuple[str, ...]
+    search: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, ledger: Ledger) -> Results:
@@ -74,6 +77,7 @@ class Results:
             failed={key: n for key, n in ledger.failed().items() if not order or key in order},
             environment=ledger.environment(),
             ledger_warnings=tuple(ledger.warnings),
+            search=stored.get("search"),
         )
 
     @property
@@ -114,13 +118,20 @@ class Results:
 
     @cached_property
     def ranges(self) -> tuple[FacetRanges, ...]:
-        """The arms of every facet compared, facets in the plan's order."""
+        """The arms of every facet compared, facets in the plan's order; none for a search."""
+        if self.search is not None:
+            return ()
         found = []
         for facet in dict.fromkeys(self.trials["facet"]):
             ranges = facet_ranges(self.trials[self.trials["facet"] == facet], self.arms)
             if ranges is not None:
                 found.append(ranges)
         return tuple(found)
+
+    @cached_property
+    def found(self) -> Found | None:
+        """What the sweep's search found; ``None`` for a grid."""
+        return Found.of(self)
 
     def facet_parameters(self, facet: str) -> Mapping[str, Any]:
         """Return the parameters of one finished trial of a facet."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bnsweep.analysis.ranges import ArmRange, FacetRanges
+from bnsweep.analysis.searches import MOST_BEST, Found
 from bnsweep.analysis.tables import lr_text
 
 if TYPE_CHECKING:
@@ -38,9 +39,26 @@ def text_summary(source: Ledger | Results) -> str:
         header = tuple(cell.format(near=near_text(ranges)) for cell in HEADER)
         lines.extend(_aligned([header, *(range_cells(ranges, arm) for arm in ranges.arms)]))
         lines.append(f"trains: {ranges.said_threshold()}; * = edge of the grid")
-    if not results.ranges:
+    if results.found is not None and results.found.complete:
+        found = results.found
+        rows = [found.cells(rank, one) for rank, one in enumerate(found.ranked[:MOST_BEST], 1)]
+        lines += ["", *_aligned([found.header(), *rows]), best_note(found)]
+    elif not results.ranges:
         lines.append("No finished trial has a reading to compare yet.")
     return "\n".join(lines)
+
+
+def best_note(found: Found) -> str:
+    """Say how the best conditions were chosen, and what to beware of."""
+    stopped = len(found.tried) - len(found.complete)
+    infeasible = sum(not one.worth.feasible for one in found.complete)
+    over = "mean" if found.goal.quantile is None else f"{found.goal.quantile:g} quantile"
+    text = f"{len(found.complete)} conditions ran to their end, ordered by the {over} over seeds"
+    if len(found.goal.metrics) > 1:
+        text += f", the {len(found.front)} of the Pareto front first"
+    text += f"; {infeasible} break a constraint and come last" if infeasible else ""
+    text += f"; {stopped} were stopped early and are not among them" if stopped else ""
+    return f"{text}. The best of many is better than it will be again: its luck was chosen too."
 
 
 def status_text(results: Results) -> str:

@@ -8,6 +8,9 @@ from collections import Counter
 
 EXAMPLE = "bnsweep plan sweeps/quickstart.yaml"
 
+MOST_VALUES = 10
+"""Values of a parameter that are listed one by one."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
@@ -32,9 +35,16 @@ def call(arguments: argparse.Namespace) -> int:
     print(f"{plan.name}: {plan.count} trials = {plan.condition_count} conditions x {len(plan.seeds)} seeds")
     for name in plan.varying:
         counts = Counter(str(trial.parameters.get(name, "-")) for trial in plan.trials)
-        values = ", ".join(f"{value} ({count})" for value, count in counts.items())
-        print(f"  {name}: {values}")
+        print(f"  {name}: {_values(counts)}")
     if plan.unprepared is not None:
         print(f"  no ids yet: run bnsweep data prepare {plan.unprepared}")
     print(f"  {len(done)} done, {plan.count - len(done)} to run; results in {folder / spec.name}")
     return 0
+
+
+def _values(counts: Counter[str]) -> str:
+    """Say which values there are, and how often; of many numbers the ends."""
+    if len(counts) > MOST_VALUES:
+        numbers = [float(value) for value in counts if value != "-" and value != "full"]
+        return f"{len(counts)} values from {min(numbers):g} to {max(numbers):g}"
+    return ", ".join(f"{value} ({count})" for value, count in counts.items())

@@ -160,15 +160,20 @@ class StackedNet(nn.Module):
         noise: Sequence[SiteNoise] | None = None,
         level: Tensor | None = None,
         record: list[Tensor] | None = None,
+        *,
+        first: int = 1,
+        entering: list[Tensor] | None = None,
     ) -> Tensor:
         """Compute the outputs of all members.
 
         Args:
-            x: One batch for each member.
+            x: One batch for each member; with ``first``, what enters that layer.
             noise: The draws for each of ``noise_sites``; without them there is no noise.
             level: Noise level of each member, ``[K]``; needed with ``noise``.
             record: Collects, for each hidden site, the activation after norm and noise and before
                 the non-linearity, detached, as ``[N, K*C, H, W]`` or ``[N, K*C]``.
+            first: The weight layer to begin with, 1-based; the layers before it are left out.
+            entering: Collects, for each weight layer, what a call with this ``first`` takes as ``x``.
 
         Returns:
             The outputs, ``[K, N, O]``.
@@ -181,11 +186,15 @@ class StackedNet(nn.Module):
                 f"noise must come with a level and hold one entry for each of the {len(self.noise_sites)} "
                 f"noisy sites, but found {len(noise)} entries and level {level}"
             )
-        draws = iter(noise or ())
+        draws = dict(zip(self.site_layers, noise or (), strict=False))
         activation = _ACTIVATIONS[self.plan.activation]
         custom = ":" in self.plan.norm  # a norm of the user's may rely on the usual layout
-        h = x.flatten(2) if self.plan.layers[0].kind == "linear" else x.transpose(0, 1).flatten(1, 2)
-        for spec in self.plan.layers:
+        h = x
+        for index, spec in enumerate(self.plan.layers[first - 1 :], first):
+            if entering is not None:
+                entering.append(h)
+            if index == 1:
+                h = x.flatten(2) if spec.kind == "linear" else x.transpose(0, 1).flatten(1, 2)
             layer = self._layer(spec.name)
             if spec.kind == "linear" and h.dim() == 4:
                 h = h.flatten(1)
@@ -193,8 +202,8 @@ class StackedNet(nn.Module):
             if not spec.site:
                 continue
             h = layer.norm(h.contiguous() if custom else h)
-            if noise is not None and level is not None:
-                h = apply_noise(h, next(draws), level, self.plan.noise_sigma)
+            if index in draws and level is not None:
+                h = apply_noise(h, draws[index], level, self.plan.noise_sigma)
             if record is not None:
                 record.append(h.detach())
             h = activation(h) if spec.activated else h

@@ -1,7 +1,7 @@
 """Measurements of training that change nothing: pure functions of stacked parameters."""
 
-from bnsweep.probes.gradients import LossFn, Params, member_gradients, member_shift
-from bnsweep.probes.ics import ICSReading, LayerBlock, internal_covariate_shift
+from bnsweep.probes.gradients import LayeredLoss, LossFn, Params, member_gradients, member_shift
+from bnsweep.probes.ics import ICSReading, LayerBlock, internal_covariate_shift, linear_covariate_shift
 from bnsweep.probes.landscape import LandscapeReading, gradient_landscape
 from bnsweep.probes.moments import (
     ActivationMoments,
@@ -10,14 +10,16 @@ from bnsweep.probes.moments import (
     moment_change,
 )
 from bnsweep.probes.readings import Row, ics_rows, landscape_rows, moments_rows
-from bnsweep.probes.reductions import member_cosine, member_dot, member_norm, pairwise_sum
+from bnsweep.probes.reductions import MemberDifference, member_difference, member_norm, pairwise_sum
 
 __all__ = [
     "ActivationMoments",
     "ICSReading",
     "LandscapeReading",
     "LayerBlock",
+    "LayeredLoss",
     "LossFn",
+    "MemberDifference",
     "MomentsReading",
     "Params",
     "Row",
@@ -26,8 +28,8 @@ __all__ = [
     "ics_rows",
     "internal_covariate_shift",
     "landscape_rows",
-    "member_cosine",
-    "member_dot",
+    "linear_covariate_shift",
+    "member_difference",
     "member_gradients",
     "member_norm",
     "member_shift",

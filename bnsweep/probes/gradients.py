@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-__all__ = ["LossFn", "Params", "member_gradients", "member_shift"]
+__all__ = ["LayeredLoss", "LossFn", "Params", "member_gradients", "member_shift"]
 
 Params = Mapping[str, Tensor]
 """Parameters of K stacked networks by name, each ``[K*d, ...]``, member-major."""
@@ -19,6 +20,20 @@ It must be a pure function: one fixed batch, one fixed noise draw, clones of the
 mode; and member k's loss depends on member k's parameters alone. Build it with
 :func:`torch.func.functional_call`.
 """
+
+
+@runtime_checkable
+class LayeredLoss(Protocol):
+    """A :data:`LossFn` of weight layers in sequence that can also begin at any of them."""
+
+    def __call__(self, params: dict[str, Tensor]) -> Tensor:
+        """Return the loss of every member, ``[K]``."""
+
+    def entering(self, params: dict[str, Tensor]) -> list[Tensor]:
+        """Return what enters each weight layer in such a pass, the batch itself first."""
+
+    def onward(self, params: dict[str, Tensor], first: int, x: Tensor) -> Tensor:
+        """Return the loss of every member, given what enters layer ``first``, 1-based."""
 
 
 def member_gradients(

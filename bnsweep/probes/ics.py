@@ -2,17 +2,18 @@ r"""Internal covariate shift as the paper defines it: how far earlier layers' up
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from bnsweep.probes.gradients import LossFn, Params, member_gradients
-from bnsweep.probes.reductions import member_cosine, member_norm
+from bnsweep.probes.gradients import LayeredLoss, LossFn, Params, member_gradients
+from bnsweep.probes.linear import linear_gradients
+from bnsweep.probes.reductions import member_difference
 
-__all__ = ["ICSReading", "LayerBlock", "internal_covariate_shift"]
+__all__ = ["ICSReading", "LayerBlock", "internal_covariate_shift", "linear_covariate_shift"]
 
 
 class LayerBlock(Protocol):
@@ -57,6 +58,8 @@ def internal_covariate_shift(
     loss_fn_after: LossFn | None = None,
     *,
     of: Literal["weight", "block"] = "weight",
+    method: Literal["shared", "naive"] = "shared",
+    gradients: Params | None = None,
 ) -> ICSReading:
     r"""Measure the internal covariate shift of an optimizer step (Definition 2.1 of [1]).
 
@@ -94,6 +97,12 @@ def internal_covariate_shift(
             does. ``None`` is the definition.
         of: ``"weight"`` takes both gradients by the layer's weight, ``"block"`` by all of its
             parameters.
+        method: How :math:`G_i'` is computed. ``shared`` computes what enters every layer with the
+            new parameters once, and each layer's pass begins there, if the loss is a
+            :class:`~bnsweep.probes.gradients.LayeredLoss`; ``naive`` passes through the whole network
+            for each layer. The operations that count are the same, and so are the bits.
+        gradients: The gradients of ``loss_fn`` at ``before`` where they are known, as from the
+            training step; the names that are measured are enough.
 
     Returns:
         The reading, with a row for each measured layer in the order of ``measured``. Values of a
@@ -120,7 +129,10 @@ def internal_covariate_shift(
         ([0.0, 4.0], [0.0, 2.0])
 
     Cost:
-        One forward and backward pass, and one more for each measured layer but the first.
+        For all of :math:`k` layers about :math:`k + 2` forward passes if ``shared``, and
+        :math:`1.5 k` otherwise; one forward and backward pass more without ``gradients``. In memory,
+        ``shared`` keeps what enters the layers, less than a training step keeps, and has one layer's
+        pass at a time.
 
     References:
         [1] Santurkar, Tsipras, Ilyas, Madry. How Does Batch Normalization Help Optimization?
@@ -130,25 +142,77 @@ def internal_covariate_shift(
     _check(before, after, layers, indices)
     targets = {i: [layers[i - 1].weight] if of == "weight" else list(layers[i - 1].block) for i in indices}
     names = list(dict.fromkeys(name for i in indices for name in targets[i]))
-    _, gradients = member_gradients(loss_fn, before, names)
-    rows = []
+    old = gradients if gradients is not None else member_gradients(loss_fn, before, names)[1]
+    later = loss_fn_after or loss_fn
+    moved = _shared_prefix(later, after) if method == "shared" and isinstance(later, LayeredLoss) else None
+    pairs = []
     for i in indices:
-        old = {name: gradients[name] for name in targets[i]}
-        new = old
-        if i > 1 or loss_fn_after is not None:
-            earlier = {name for layer in layers[: i - 1] for name in layer.block}
-            hybrid = {name: after[name] if name in earlier else before[name] for name in before}
-            _, new = member_gradients(loss_fn_after or loss_fn, hybrid, targets[i])
-        difference = member_norm({name: old[name] - new[name] for name in old}, members)
-        rows.append(
-            torch.stack(
-                [
-                    difference,
-                    member_cosine(old, new, members),
-                    difference / member_norm(old, members),
-                ]
-            )
-        )
+        own = {name: old[name] for name in targets[i]}
+        if i == 1 and loss_fn_after is None:
+            pairs.append((own, own))
+            continue
+        earlier = {name for layer in layers[: i - 1] for name in layer.block}
+        hybrid = {name: after[name] if name in earlier else before[name] for name in before}
+        pairs.append((own, member_gradients(moved(i) if moved else later, hybrid, targets[i])[1]))
+    return _reading(indices, pairs, members)
+
+
+def linear_covariate_shift(
+    before: Params,
+    after: Params,
+    layers: Sequence[LayerBlock],
+    measured: Iterable[int],
+    members: int,
+    x: Tensor,
+    y: Tensor,
+) -> ICSReading:
+    r"""Measure the internal covariate shift of a deep linear network without norm in closed form.
+
+    The definition of :func:`internal_covariate_shift` for :math:`L = \tfrac12 \sum_n \lVert W_k \cdots
+    W_1 x_n - y_n \rVert^2`, exact, in float64 whatever the dtype; see
+    :func:`~bnsweep.probes.linear.linear_gradients`.
+
+    Args:
+        before: The weights before the step, ``[K*O, I]`` by name.
+        after: The weights after it.
+        layers: The layers in order; a weight is all that each has.
+        measured: The layers to measure, 1-based.
+        members: Number of members ``K``.
+        x: Inputs of the step's batch, ``[K, N, I]``.
+        y: Targets, ``[K, N, O]``.
+
+    Returns:
+        The reading, with a row for each measured layer in the order of ``measured``.
+
+    Raises:
+        ValueError: As :func:`internal_covariate_shift` does.
+    """
+    indices = tuple(measured)
+    _check(before, after, layers, indices)
+    old, new = (
+        [side[layer.weight].reshape(members, -1, side[layer.weight].shape[1]) for layer in layers]
+        for side in (before, after)
+    )
+    still, moved = linear_gradients(old, old, x, y), linear_gradients(old, new, x, y)
+    pairs = [({"": still[i - 1].flatten(0, 1)}, {"": moved[i - 1].flatten(0, 1)}) for i in indices]
+    return _reading(indices, pairs, members)
+
+
+def _shared_prefix(loss_fn: LayeredLoss, after: Params) -> Callable[[int], LossFn]:
+    """Return, for a layer, the loss that begins there, behind layers that have been updated."""
+    with torch.no_grad():
+        entering = loss_fn.entering(dict(after))
+    return lambda first: lambda params: loss_fn.onward(params, first, entering[first - 1])
+
+
+def _reading(
+    indices: tuple[int, ...], pairs: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], members: int
+) -> ICSReading:
+    """Compare the gradients of each layer before and after."""
+    rows = []
+    for old, new in pairs:
+        found = member_difference(old, new, members)
+        rows.append(torch.stack([found.difference, found.cosine, found.difference / found.norm]))
     l2, cosine, relative = torch.stack(rows, dim=1).cpu().unbind(dim=0)
     return ICSReading(indices, l2, cosine, relative)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bnsweep.probes.gradients import LossFn, Params, member_gradients, member_shift
-from bnsweep.probes.reductions import member_cosine, member_norm
+from bnsweep.probes.reductions import member_difference, member_norm
 
 __all__ = ["LandscapeReading", "gradient_landscape"]
 
@@ -77,6 +77,7 @@ def gradient_landscape(
     step_sizes: Sequence[float],
     members: int,
     resample: Callable[[int], LossFn] | None = None,
+    known: tuple[Tensor, Params] | None = None,
 ) -> LandscapeReading:
     r"""Measure the loss and its gradient along the gradient direction (Figure 4 of [1]).
 
@@ -108,6 +109,8 @@ def gradient_landscape(
         members: Number of members ``K``.
         resample: Makes, for the index of a step size, the loss that is taken there: the same
             batch with a fresh noise draw. ``None`` takes ``loss_fn`` everywhere.
+        known: Loss ``[K]`` and gradient of ``loss_fn`` at ``params`` where they are known, as from the
+            training step.
 
     Returns:
         The reading. A member that overflows leaves the values of the others as they were.
@@ -127,7 +130,8 @@ def gradient_landscape(
         (3.0, 0.3)
 
     Cost:
-        ``1 + len(step_sizes)`` forward and backward passes; memory of three sets of gradients.
+        ``len(step_sizes)`` forward and backward passes, and one more where it is not ``known``;
+        memory of three sets of gradients.
 
     References:
         [1] Santurkar, Tsipras, Ilyas, Madry. How Does Batch Normalization Help Optimization?
@@ -136,15 +140,16 @@ def gradient_landscape(
     sizes = tuple(float(size) for size in step_sizes)
     rate = lr.detach().to(dtype=torch.float64, device="cpu")
     _check(sizes, rate, members)
-    loss, gradient = member_gradients(loss_fn, params)
+    loss, gradient = known or member_gradients(loss_fn, params)
     losses, changes, cosines = [], [], []
     for index, size in enumerate(sizes):
         there, moved = member_gradients(
             resample(index) if resample else loss_fn, member_shift(params, gradient, size * rate)
         )
         losses.append(there.to(torch.float64))
-        changes.append(member_norm({n: moved[n] - gradient[n] for n in moved}, members))
-        cosines.append(member_cosine(moved, gradient, members))
+        found = member_difference(gradient, moved, members)
+        changes.append(found.difference)
+        cosines.append(found.cosine)
     norm = member_norm(gradient, members).cpu()
     change = torch.stack(changes).cpu()
     beta, argmax = _smoothness(change, norm, torch.tensor(sizes, dtype=torch.float64), rate)

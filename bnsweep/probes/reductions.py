@@ -8,15 +8,19 @@ is one slice all the way, so a member that holds NaN or infinity leaves the othe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["member_cosine", "member_dot", "member_norm", "pairwise_sum"]
+__all__ = ["MemberDifference", "member_difference", "member_norm", "pairwise_sum"]
 
 _WIDTH = 1 << 16
-"""Entries of one member that are reduced at a time: bounds the float64 copies to 0.5 MiB a member."""
+"""Entries of one member that are reduced at a time."""
+
+_BLOCK = 1 << 17
+"""Entries of all members that are worked on at a time, where it is above ``_WIDTH``: they stay in cache."""
 
 
 def pairwise_sum(values: Tensor, dim: int = -1) -> Tensor:
@@ -44,42 +48,23 @@ def pairwise_sum(values: Tensor, dim: int = -1) -> Tensor:
     total = values.narrow(dim, 0, half).to(torch.float64, copy=True)
     if count > half:
         total.narrow(dim, 0, count - half).add_(values.narrow(dim, half, count - half))
+    return _tree(total, dim)
+
+
+def _tree(total: Tensor, dim: int = -1) -> Tensor:
+    """Sum ``total``, whose values are lost, along ``dim``."""
+    half = total.shape[dim]
     while half > 1:
         count, half = half, (half + 1) // 2
         total.narrow(dim, 0, count - half).add_(total.narrow(dim, half, count - half))
     return total.select(dim, 0).clone()
 
 
-def member_dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int) -> Tensor:
-    r"""Return :math:`\langle a_k, b_k \rangle` for every member, over all entries as one vector.
-
-    Args:
-        a: Tensors ``[K*d, ...]`` by name, member-major.
-        b: Tensors of the same names and shapes.
-        members: Number of members ``K``.
-
-    Returns:
-        float64 ``[K]``, accumulated in float64 whatever the dtype of ``a`` and ``b``.
-
-    Raises:
-        ValueError: If names or shapes differ, or a leading axis is no multiple of ``members``.
-
-    Example:
-        >>> a = {"w": torch.tensor([1.0, 2.0, 3.0, 4.0])}  # two members: (1, 2) and (3, 4)
-        >>> member_dot(a, a, members=2)
-        tensor([ 5., 25.], dtype=torch.float64)
-    """
-    _check_pair(a, b, members)
-    pieces = zip(_pieces(a, a, members), _pieces(a, b, members), strict=True)
-    terms = [pairwise_sum(x.to(torch.float64) * y, dim=1) for x, y in pieces]
-    return pairwise_sum(torch.stack(terms, dim=1), dim=1)
-
-
 def member_norm(a: Mapping[str, Tensor], members: int) -> Tensor:
     r"""Return :math:`\lVert a_k \rVert_2` for every member, over all entries as one vector.
 
-    Entries are first divided by a power of two near the largest of them, so that a norm neither
-    overflows nor vanishes while it can be represented (:math:`10^{160}` squared cannot).
+    Entries in float64 are first divided by a power of two near the largest of them, so that a norm
+    neither overflows nor vanishes while it can be represented (:math:`10^{160}` squared cannot).
 
     Args:
         a: Tensors ``[K*d, ...]`` by name, member-major.
@@ -95,14 +80,28 @@ def member_norm(a: Mapping[str, Tensor], members: int) -> Tensor:
         >>> member_norm({"w": torch.tensor([3.0, 0.0]), "b": torch.tensor([4.0, 2.0])}, members=2)
         tensor([5., 2.], dtype=torch.float64)
     """
-    _check_pair(a, a, members)
-    scale = _scale(a, members)
-    terms = [pairwise_sum((x / scale).square(), dim=1) for x in _pieces(a, a, members)]
-    return scale.squeeze(1) * pairwise_sum(torch.stack(terms, dim=1), dim=1).sqrt()
+    return member_difference(a, a, members).norm
 
 
-def member_cosine(a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int) -> Tensor:
-    r"""Return the cosine of the angle between :math:`a_k` and :math:`b_k` for every member.
+class MemberDifference(NamedTuple):
+    r"""How two vectors of every member differ; all float64 ``[K]``.
+
+    Attributes:
+        norm: :math:`\lVert a_k \rVert_2`.
+        difference: :math:`\lVert a_k - b_k \rVert_2`.
+        cosine: Cosine of the angle between both in [-1, 1], exactly 1 where they are equal; NaN where
+            one of the two is zero, since the angle is undefined there.
+    """
+
+    norm: Tensor
+    difference: Tensor
+    cosine: Tensor
+
+
+def member_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int) -> MemberDifference:
+    r"""Compare :math:`a_k` with :math:`b_k` for every member, over all entries as one vector, in one pass.
+
+    Differences are taken in float64 whatever the dtype; scaling is that of :func:`member_norm`.
 
     Args:
         a: Tensors ``[K*d, ...]`` by name, member-major.
@@ -110,25 +109,25 @@ def member_cosine(a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int
         members: Number of members ``K``.
 
     Returns:
-        float64 ``[K]`` in [-1, 1], exactly 1 where both are equal; NaN where one of the two is
-        zero, since the angle is undefined there.
+        Norm of ``a``, norm of the difference, and cosine.
 
     Raises:
         ValueError: If names or shapes differ, or a leading axis is no multiple of ``members``.
 
     Example:
-        >>> a, b = {"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([2.0, 0.0])}
-        >>> member_cosine(a, b, members=2)  # parallel; zero
-        tensor([1., nan], dtype=torch.float64)
+        >>> a, b = {"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([6.0, 0.0])}
+        >>> found = member_difference(a, b, members=2)  # parallel; one is zero
+        >>> found.norm.tolist(), found.difference.tolist(), found.cosine.tolist()
+        ([3.0, 4.0], [3.0, 4.0], [1.0, nan])
     """
     _check_pair(a, b, members)
-    a_scale, b_scale = _scale(a, members), _scale(b, members)
-    terms = []
-    for x, y in zip(_pieces(a, a, members), _pieces(a, b, members), strict=True):
-        x, y = x / a_scale, y / b_scale
-        terms.append(pairwise_sum(torch.stack([x * x, y * y, x * y]), dim=2))
-    xx, yy, xy = pairwise_sum(torch.stack(terms, dim=2), dim=2)
-    return torch.clamp(xy / (xx * yy).sqrt(), -1.0, 1.0)
+    scales = _scales(a, b, members)
+    terms = [_products(x, y, scales) for x, y in _piece_pairs(a, b, members)]
+    xx, yy, xy, dd = pairwise_sum(torch.stack(terms, dim=2), dim=2)
+    norm, difference = xx.sqrt(), dd.sqrt()
+    if scales is not None:
+        norm, difference = norm * scales[0].squeeze(1), difference * scales[2].squeeze(1)
+    return MemberDifference(norm, difference, torch.clamp(xy / (xx * yy).sqrt(), -1.0, 1.0))
 
 
 def _check_pair(a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int) -> None:
@@ -145,27 +144,61 @@ def _check_pair(a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int) 
             )
 
 
-def _pieces(order: Mapping[str, Tensor], a: Mapping[str, Tensor], members: int) -> Iterator[Tensor]:
-    """Yield ``a`` as ``[K, n]`` matrices; the cuts depend on one member's sizes, never on K."""
-    waiting: list[Tensor] = []
+def _piece_pairs(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield both as ``[K, n]`` matrices; the cuts depend on one member's sizes, never on K."""
+    same = a is b
+    waiting: list[tuple[Tensor, Tensor]] = []
     width = 0
-    for name in order:
-        matrix = a[name].detach().reshape(members, -1)
-        if waiting and width + matrix.shape[1] > _WIDTH:
-            yield torch.cat(waiting, dim=1)
+    for name in a:
+        x = a[name].detach().reshape(members, -1)
+        y = x if same else b[name].detach().reshape(members, -1)
+        if waiting and width + x.shape[1] > _WIDTH:
+            yield _joined(waiting)
             waiting, width = [], 0
-        if matrix.shape[1] > _WIDTH:
-            yield from torch.split(matrix, _WIDTH, dim=1)
+        if x.shape[1] > _WIDTH:
+            yield from zip(torch.split(x, _WIDTH, dim=1), torch.split(y, _WIDTH, dim=1), strict=True)
         else:
-            waiting.append(matrix)
-            width += matrix.shape[1]
+            waiting.append((x, y))
+            width += x.shape[1]
     if waiting:
-        yield torch.cat(waiting, dim=1)
+        yield _joined(waiting)
 
 
-def _scale(a: Mapping[str, Tensor], members: int) -> Tensor:
-    """Return a power of two near the largest magnitude of each member, float64 ``[K, 1]``."""
-    parts = [x.abs().amax(dim=1, keepdim=True) for x in _pieces(a, a, members)]
-    largest = torch.cat([part.to(torch.float64) for part in parts], dim=1).amax(dim=1, keepdim=True)
+def _joined(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    x, y = (torch.cat(side, dim=1) for side in zip(*pairs, strict=True))
+    return x, y
+
+
+def _products(x: Tensor, y: Tensor, scales: Tensor | None) -> Tensor:
+    """Return the sums of x x, y y, x y and (x - y)^2 of every row, ``[4, K]``."""
+    rows = max(1, _BLOCK // max(1, x.shape[1]))
+    parts = []
+    for first in range(0, len(x), rows):
+        part = slice(first, first + rows)
+        u, v = x[part].to(torch.float64), y[part].to(torch.float64)
+        d = u - v
+        if scales is not None:
+            u, v, d = u / scales[0, part], v / scales[1, part], d / scales[2, part]
+        products = u.new_empty(4, *u.shape)
+        for product, (left, right) in zip(products, ((u, u), (v, v), (u, v), (d, d)), strict=True):
+            torch.mul(left, right, out=product)
+        parts.append(_tree(products))
+    return torch.cat(parts, dim=1)
+
+
+def _scales(a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int) -> Tensor | None:
+    """Return powers of two near the largest magnitudes of a, b and a - b, float64 ``[3, K, 1]``.
+
+    None where all is of a narrower type than float64, whose range the squares cannot leave.
+    """
+    if not any(tensor.dtype == torch.float64 for tensor in (*a.values(), *b.values())):
+        return None
+    parts = [
+        torch.stack([values.abs().amax(dim=1, keepdim=True) for values in (x, y, x - y)])
+        for x, y in _piece_pairs(a, b, members)
+    ]
+    largest = torch.cat(parts, dim=2).to(torch.float64).amax(dim=2, keepdim=True)
     usable = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
     return usable / (2 * torch.frexp(usable).mantissa)

@@ -16,6 +16,7 @@ from bnsweep.sweep.expansion import (
     representatives,
 )
 from bnsweep.sweep.nodes import Mistakes, Node, Table
+from bnsweep.sweep.searching import check_early_stop
 from bnsweep.sweep.spec import MAX_TRIALS, Metric, Setting
 from bnsweep.sweep.values import Settings
 from bnsweep.trial import DATASETS, DataFacts, Value, weight_layer_count
@@ -44,7 +45,7 @@ def check_agreement(root: Table, values: Mapping[str, Any], settings: Settings, 
         Whether some trial learns a regression problem, which has no accuracy.
     """
     _check_method(root, values, mistakes)
-    if values.get("method", "grid") == "grid" and not _small_enough(root, values, settings, mistakes):
+    if not _small_enough(root, values, settings, mistakes):
         return False
     completer = Completer(_facts(root, values, settings, mistakes))
     problems: dict[str, list[Mapping[str, Value]]] = {}
@@ -61,6 +62,8 @@ def check_agreement(root: Table, values: Mapping[str, Any], settings: Settings, 
     for text, where in problems.items():
         if not _mentions(text, settings.wrong):
             _note(text, where, met, settings, root, mistakes)
+    if not settings.wrong & {"steps", "epochs"}:
+        check_early_stop(root, values, trials, mistakes)
     if not settings.wrong & {"model", "depth"}:
         _check_layers(root, values, trials, mistakes)
     return _check_metric(root, values, settings, trials, mistakes)
@@ -94,8 +97,9 @@ def _check_method(root: Table, values: Mapping[str, Any], mistakes: Mistakes) ->
 def _small_enough(root: Table, values: Mapping[str, Any], settings: Settings, mistakes: Mistakes) -> bool:
     seeds = values.get("seeds") or (0,)
     node: Node | None = root.keys.get("parameters", root)
+    grid = values.get("method", "grid") == "grid"
     try:
-        size = count_conditions(settings.legal) * len(seeds)
+        size = count_conditions(settings.legal) * len(seeds) if grid else 0
         kinds = count_conditions(representatives(settings.legal))
         if size <= MAX_TRIALS and kinds > MAX_KINDS:
             raise ValueError(f"{kinds:,} combinations that when: tells apart, above {MAX_KINDS:,}")

@@ -20,6 +20,7 @@ from bnsweep.trial import PARAMETERS, DataFacts, Value, complete_parameters
 __all__ = [
     "DECIDING",
     "Completer",
+    "Condition",
     "FactsOf",
     "conditions",
     "count_conditions",
@@ -138,6 +139,9 @@ def representatives(settings: Sequence[Setting]) -> list[Setting]:
     """
     chosen = []
     for setting in settings:
+        if setting.continuous and setting.range is not None:
+            ends = (setting.range.low, setting.range.high)
+            setting = Setting(setting.name, ends, setting.when, None, setting.line)
         groups = _classes(setting, settings, _KINDS.get(setting.name, lambda _: None))
         values = tuple(_EXTREMES.get(setting.name, _first)(group) for group in groups)
         chosen.append(Setting(setting.name, values, setting.when, None, setting.line))

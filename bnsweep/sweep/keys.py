@@ -154,10 +154,38 @@ TRACKING_KEYS: dict[str, Key] = {
     )
 }  # fmt: skip
 SEARCH_KEYS: dict[str, Key] = {
-    "sampler": Key("text", "Sampler that suggests conditions.", "tpe", pattern="[a-z0-9_]+", what="a name"),
-    "num_trials": Key("integer", "Conditions to try.", "(required)", 1, 1_000_000),
-    "lag": Key("integer", "Results that a suggestion may not wait for.", None, 1, 100_000),
-    "storage": Key("text", "Storage of the study."),
+    "sampler": Key(
+        "text",
+        "How conditions are drawn. Method random: independent, sobol, halton, latin_hypercube. "
+        "Method optuna: tpe, gp, cmaes, nsga2, qmc.",
+        "independent; tpe",
+        pattern="[a-z0-9_]+",
+        what="a name",
+    ),
+    "num_trials": Key("integer", "Conditions to try; raising it adds some.", "(required)", 1, 1_000_000),
+    "seed": Key("integer", "Seed of the draws; not the trials' seeds.", 0, 0, 2**31 - 1),
+    "quantile": Key(
+        "number", "Quantile over seeds that is the objective of a condition.", "the mean", 0, 1, open_low=True
+    ),
+    "lag": Key(
+        "integer",
+        "Newest conditions whose results a suggestion does not know; so many can train at once.",
+        None,
+        1,
+        100_000,
+    ),
+    "storage": Key(
+        "text",
+        "Database that shows the study to Optuna's tools; never read.",
+        "(none)",
+        what="sqlite:///PATH or postgresql://HOST/NAME",
+        pattern=r"(sqlite:///|postgresql(\+\w+)?://|mysql(\+\w+)?://).+",
+    ),
+    "warm_start": Key(
+        "text",
+        "A finished sweep's folder, or STORAGE#STUDY of Optuna, whose results the sampler knows.",
+        "(none)",
+    ),
     "timeout": Key(
         "number", "Seconds after which nothing new is suggested.", None, 0, 1_000_000_000, open_low=True
     ),
@@ -182,7 +210,7 @@ SECTIONS: dict[str, str] = {
     "early_stop": "Rule by which methods random and optuna end trials early.",
     "resources": "What one pack takes of a machine.",
     "tracking": "Where MLflow keeps its runs.",
-    "constraints": "Conditions on combinations of parameters.",
+    "constraints": "What a condition of an Optuna search must keep, such as diverged_fraction <= 0.2.",
 }
 """Top-level keys that hold more than a single value."""
 
@@ -196,12 +224,22 @@ def unknown_keys(node: Table, path: str, legal: Sequence[str], mistakes: Mistake
             mistakes.add(key, where, "must be a key of the grammar", "an unknown key", hint)
 
 
-def read_keys(node: Node, path: str, keys: Mapping[str, Key], mistakes: Mistakes) -> dict[str, Any]:
-    """Return the legal values of a section's keys; those absent or wrong are left out."""
+def read_keys(
+    node: Node, path: str, keys: Mapping[str, Key], mistakes: Mistakes, more: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the legal values of a section's keys; those absent or wrong are left out.
+
+    Args:
+        node: The section.
+        path: Its key path.
+        keys: Its keys.
+        mistakes: Receives what is wrong.
+        more: Further legal keys, which the caller reads.
+    """
     if not isinstance(node, Table):
         mistakes.add(node, path, f"must be a mapping with the keys {', '.join(keys)}")
         return {}
-    unknown_keys(node, path, tuple(keys), mistakes)
+    unknown_keys(node, path, (*keys, *more), mistakes)
     values = {
         name: key.read(node.entries[name], f"{path}.{name}", mistakes)
         for name, key in keys.items()

@@ -14,6 +14,7 @@ from bnsweep.sweep.agreement import check_agreement
 from bnsweep.sweep.keys import SECTIONS, TOP_KEYS, unknown_keys
 from bnsweep.sweep.nodes import Mistakes, Node, Table, from_object
 from bnsweep.sweep.refusals import refuse
+from bnsweep.sweep.searching import check_search
 from bnsweep.sweep.sections import READERS, read_top
 from bnsweep.sweep.spec import Metric, SweepSpec
 from bnsweep.sweep.values import read_settings
@@ -78,11 +79,14 @@ def _read(root: Node, mistakes: Mistakes, text: str) -> SweepSpec:
                 values[name] = value
     enumerated = values.get("method", "grid") == "grid"
     settings = read_settings(root, enumerated, mistakes)
+    check_search(root, values, settings, mistakes)
     regression = check_agreement(root, values, settings, mistakes)
     refuse(root, values, mistakes)
     mistakes.raise_if_any()
     if regression:
         values.setdefault("metric", Metric("test_loss", "minimize"))
+    if isinstance(metrics := values.get("metric"), tuple):
+        values |= {"metric": metrics[0], "objectives": metrics if len(metrics) > 1 else ()}
     given = frozenset(root.entries)
     fields = values | {"parameters": tuple(settings.legal), "source": mistakes.source, "text": text}
     return SweepSpec(**fields, given=given)

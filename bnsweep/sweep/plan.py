@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bnsweep.errors import Mistake, SpecError
+from bnsweep.sweep.draws import DrawnOutError, draw_conditions
 from bnsweep.sweep.expansion import Completer, conditions, count_conditions, read_facts
 from bnsweep.sweep.packs import Pack
 from bnsweep.sweep.spec import SweepSpec
@@ -119,7 +120,7 @@ def make_plan(spec: SweepSpec) -> Plan:
     """Expand a spec into its trials: a pure function of the spec, the data and norms of the user's.
 
     Args:
-        spec: A spec of method ``grid``.
+        spec: A spec of method ``grid`` or ``random``.
 
     Raises:
         SpecError: If the settings of some trial do not go together; loading has refused that
@@ -138,13 +139,20 @@ def make_plan(spec: SweepSpec) -> Plan:
         own = read_facts(spec.data_root)
         facts |= {"image_folder": own} if own else {}
         unprepared = None if own else spec.data_root or "."
-    count = count_conditions(spec.parameters) * len(spec.seeds)
+    random = spec.method == "random"
+    size = int(spec.search["num_trials"]) if random else count_conditions(spec.parameters)
+    count = size * len(spec.seeds)
     if unprepared is not None:
         return Plan(spec.name, (), (), spec.seeds, count, spec.description, unprepared)
     norm_code.cache_clear()
     completer = Completer(facts.get)
     try:
-        complete = [completer.complete(condition) for condition in conditions(spec.parameters)]
+        drawn = draw_conditions(spec) if random else conditions(spec.parameters)
+        complete = [completer.complete(condition) for condition in drawn]
+    except DrawnOutError as error:
+        hint = "lower num_trials, or use method grid"
+        mistake = Mistake("search.num_trials", "must be fewer than there are", str(error), hint)
+        raise SpecError([mistake], spec.source) from None
     except ValueError as error:
         mistake = Mistake("parameters", "must go together", str(error).replace("\n", "; "))
         raise SpecError([mistake], spec.source) from None

@@ -33,12 +33,8 @@ class Refusal:
 
 NOT_BUILT: tuple[Refusal, ...] = (
     Refusal(
-        "method", lambda value: value in ("random", "optuna"), "must be grid",
-        "random and optuna are not built yet: method grid enumerates every condition",
-    ),
-    Refusal(
-        "search", lambda _: True, "must be absent",
-        "searches are not built yet: method grid enumerates every condition and needs no budget",
+        "method", lambda value: value == "optuna", "must be grid or random",
+        "optuna is not built yet: method random draws conditions",
     ),
     Refusal(
         "early_stop", lambda _: True, "must be absent",

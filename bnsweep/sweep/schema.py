@@ -21,6 +21,7 @@ from bnsweep.sweep.keys import (
     Key,
 )
 from bnsweep.sweep.refusals import NOT_BUILT
+from bnsweep.sweep.samplers import OPTUNA_SAMPLERS
 from bnsweep.sweep.spec import DISTRIBUTIONS, MAX_SEEDS, MAX_VALUES, SETTINGS
 from bnsweep.trial import CUSTOM_NORM, NAMES, PROBES, Parameter, ProbeOption
 
@@ -89,12 +90,24 @@ def _sections() -> Schema:
                 ]
             },
         },
-        "search": _object(SEARCH_KEYS, ["num_trials"]),
+        "search": _search(),
         "early_stop": _object(EARLY_STOP_KEYS, ["type"]),
         "resources": _object(RESOURCE_KEYS, []),
         "tracking": _object(TRACKING_KEYS, []),
         "constraints": {"type": "array", "items": {"type": "string", "minLength": 1}},
     }
+
+
+def _search() -> Schema:
+    options = {name: _key(key) for facts in OPTUNA_SAMPLERS.values() for name, key in facts.options.items()}
+    found = _object(SEARCH_KEYS, ["num_trials"])
+    found["properties"]["options"] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": options,
+        "description": "Options of Optuna's sampler.",
+    }
+    return found
 
 
 def _object(keys: dict[str, Key], required: list[str]) -> Schema:

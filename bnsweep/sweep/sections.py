@@ -19,8 +19,18 @@ from bnsweep.sweep.keys import (
     read_keys,
     unknown_keys,
 )
-from bnsweep.sweep.nodes import Items, Mistakes, Node, Scalar, Table, describe, nearest, number_hint
-from bnsweep.sweep.spec import GOALS, MAX_SEEDS, Claim, Metric, Resources
+from bnsweep.sweep.nodes import (
+    Items,
+    Mistakes,
+    Node,
+    Scalar,
+    Table,
+    describe,
+    nearest,
+    number_hint,
+    to_object,
+)
+from bnsweep.sweep.spec import CONSTRAINED, GOALS, MAX_SEEDS, Claim, Constraint, Metric, Resources
 from bnsweep.trial import PROBES, ProbeOption
 
 __all__ = ["READERS", "read_top"]
@@ -55,7 +65,13 @@ def read_metric(node: Node, mistakes: Mistakes) -> Metric | tuple[Metric, ...] |
         if not node.items:
             mistakes.add(node, "metric", "must hold at least one metric")
         metrics = [_metric(item, f"metric[{i}]", mistakes) for i, item in enumerate(node.items)]
-        return tuple(metric for metric in metrics if metric)
+        known: dict[str, Metric] = {}
+        for i, metric in enumerate(metrics):
+            if metric and metric.name in known:
+                mistakes.add(node.items[i], f"metric[{i}]", "must be a metric that is not there yet")
+            elif metric:
+                known[metric.name] = metric
+        return tuple(known.values()) if len(known) != 1 else next(iter(known.values()))
     return _metric(node, "metric", mistakes)
 
 
@@ -231,7 +247,12 @@ def _claim(node: Node, path: str, mistakes: Mistakes) -> tuple[str, dict[str, fl
 
 def read_search(node: Node, mistakes: Mistakes) -> dict[str, Any]:
     """Read ``search``."""
-    values = read_keys(node, "search", SEARCH_KEYS, mistakes)
+    values = read_keys(node, "search", SEARCH_KEYS, mistakes, ("options",))
+    options = node.entries.get("options") if isinstance(node, Table) else None
+    if isinstance(options, Table):
+        values["options"] = to_object(options)
+    elif options is not None:
+        mistakes.add(options, "search.options", "must be a mapping of the sampler's options")
     if isinstance(node, Table) and "num_trials" not in node.entries:
         mistakes.add(node, "search.num_trials", "must be given", hint="the number of conditions to try")
     return values
@@ -290,14 +311,16 @@ def read_tracking(node: Node, mistakes: Mistakes) -> str | None:
 def read_constraints(node: Node, mistakes: Mistakes) -> tuple[str, ...] | None:
     """Read ``constraints``: a list of text."""
     if not isinstance(node, Items):
-        mistakes.add(node, "constraints", "must be a list of conditions")
+        hint = 'for example constraints: ["diverged_fraction <= 0.2"]'
+        mistakes.add(node, "constraints", "must be a list of constraints", hint=hint)
         return None
     texts = []
     for i, item in enumerate(node.items):
-        if isinstance(item, Scalar) and isinstance(item.value, str) and item.value.strip():
+        if isinstance(item, Scalar) and isinstance(item.value, str) and Constraint.parse(item.value):
             texts.append(item.value)
         else:
-            mistakes.add(item, f"constraints[{i}]", "must be a condition", describe(item))
+            must = f"must be NAME <= NUMBER or NAME >= NUMBER, where NAME is one of {', '.join(CONSTRAINED)}"
+            mistakes.add(item, f"constraints[{i}]", must, describe(item))
     return tuple(texts)
 
 

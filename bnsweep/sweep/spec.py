@@ -16,6 +16,7 @@ from typing import Any
 from bnsweep.trial import PARAMETERS, Parameter, Value
 
 __all__ = [
+    "CONSTRAINED",
     "DISTRIBUTIONS",
     "EPOCHS",
     "GOALS",
@@ -26,6 +27,7 @@ __all__ = [
     "SETTINGS",
     "SWEEP_NAME",
     "Claim",
+    "Constraint",
     "Metric",
     "Range",
     "Resources",
@@ -45,6 +47,11 @@ GOALS = {
     "train_loss": "minimize",
 }
 """Readings that a sweep may be judged by, each with the only goal that makes sense."""
+
+CONSTRAINED = (*GOALS, "diverged_fraction")
+"""What a constraint may be about: means over seeds, and the share of seeds that diverged."""
+
+_CONSTRAINT = re.compile(r"(\w+)\s*(<=|>=)\s*(\S+)")
 
 MAX_TRIALS = 1_000_000
 MAX_VALUES = 10_000
@@ -105,6 +112,28 @@ class Range:
             return (self.low, *(round(point) for point in inner), self.high)
         return (self.low, *(float(f"{point:.6g}") for point in inner), self.high)
 
+    def at(self, part: float, *, whole: bool = False) -> int | float:
+        """Return the value at a part of the way, for drawing; rounded to 6 significant digits.
+
+        Args:
+            part: From 0 to 1.
+            whole: Draw an integer: every integer has the same share of the way (of its logarithm).
+
+        Example:
+            >>> Range(0.001, 1.0, None, "log_uniform_values").at(0.5)
+            0.0316228
+            >>> [Range(1, 4, None, "int_uniform").at(part, whole=True) for part in (0, 0.24, 0.26, 1)]
+            [1, 1, 2, 4]
+        """
+        if whole and self.distribution == "log_uniform_values":
+            low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+            value: int | float = round(math.exp(low + (high - low) * part))
+        elif whole:
+            value = math.floor(self.low + (self.high - self.low + 1) * part)
+        else:
+            value = float(f"{self._inner(part):.6g}")
+        return min(max(value, self.low), self.high)
+
     def _inner(self, part: float) -> float:
         if self.distribution == "log_uniform_values":
             low, high = math.log(self.low), math.log(self.high)
@@ -130,6 +159,34 @@ class Setting:
     range: Range | None = None
     line: int | None = field(default=None, compare=False)
 
+    @property
+    def continuous(self) -> bool:
+        """Whether values are drawn from a range, of which no points are listed."""
+        return not self.values
+
+    @property
+    def whole(self) -> bool:
+        """Whether only integers are drawn from the range."""
+        by_range = self.range is not None and self.range.distribution == "int_uniform"
+        return by_range or SETTINGS[self.name].kind != "float"
+
+    @property
+    def size(self) -> float:
+        """Number of values that there are to choose from; infinite for a range of numbers."""
+        if self.values or self.range is None:
+            return len(self.values)
+        return self.range.high - self.range.low + 1 if self.whole else math.inf
+
+    def at(self, part: float) -> Value:
+        """Return the value at a part of the way from the first to the last.
+
+        Args:
+            part: From 0 to below 1.
+        """
+        if self.values or self.range is None:
+            return self.values[int(part * len(self.values))]
+        return SETTINGS[self.name].canonical(self.range.at(part, whole=self.whole))
+
     def holds(self, condition: Mapping[str, Value]) -> bool:
         """Whether this setting is present beside the settings in ``condition``."""
         return all(condition.get(name) in values for name, values in self.when.items())
@@ -153,6 +210,47 @@ class Metric:
 
     name: str
     goal: str
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a condition must keep to count as feasible.
+
+    Attributes:
+        name: One of :data:`CONSTRAINED`.
+        most: Whether the bound is an upper one.
+        bound: The bound.
+    """
+
+    name: str
+    most: bool
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> Constraint | None:
+        """Return the constraint that a text states, or ``None``.
+
+        Example:
+            >>> Constraint.parse("diverged_fraction <= 0.2")
+            Constraint(name='diverged_fraction', most=True, bound=0.2)
+        """
+        match = _CONSTRAINT.fullmatch(text.strip())
+        if match is None or match[1] not in CONSTRAINED:
+            return None
+        try:
+            bound = float(match[3])
+        except ValueError:
+            return None
+        return cls(match[1], match[2] == "<=", bound) if math.isfinite(bound) else None
+
+    def excess(self, value: float) -> float:
+        """Return by how much a value breaks the constraint; at most 0 where it keeps it.
+
+        Example:
+            >>> Constraint("diverged_fraction", True, 0.2).excess(0.5)
+            0.3
+        """
+        return value - self.bound if self.most else self.bound - value
 
 
 @dataclass(frozen=True)
@@ -194,7 +292,8 @@ class SweepSpec:
         parameters: What is swept and what is fixed, in file order.
         seeds: Replicates, the same for every condition.
         probes: Options as written, by probe.
-        metric: What the sweep is judged by.
+        metric: What the sweep is judged by; the first of several.
+        objectives: Every metric of a search with several; empty where there is one.
         description: One sentence for people.
         method: ``grid``, ``random`` or ``optuna``.
         claims: Claims to judge.
@@ -222,7 +321,7 @@ class SweepSpec:
     description: str = ""
     method: str = "grid"
     claims: tuple[Claim, ...] = ()
-    search: Mapping[str, Value] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
     early_stop: Mapping[str, Value] = field(default_factory=dict)
     resources: Resources = Resources()
     tracking: str | None = None
@@ -234,6 +333,7 @@ class SweepSpec:
     save_weights: str = "none"
     constraints: tuple[str, ...] = ()
     source: str = field(default="", compare=False)
+    objectives: tuple[Metric, ...] = ()
     text: str = field(default="", compare=False, repr=False)
     given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
@@ -248,7 +348,7 @@ class SweepSpec:
             "name": self.name,
             "description": self.description,
             "method": self.method,
-            "metric": {"name": self.metric.name, "goal": self.metric.goal},
+            "metric": _metrics(self.objectives or (self.metric,)),
             "parameters": {setting.name: setting.to_content() for setting in self.parameters},
             "seeds": list(self.seeds),
             "probes": {name: dict(options) for name, options in self.probes.items()},
@@ -272,6 +372,11 @@ class SweepSpec:
         if self.constraints:
             content["constraints"] = list(self.constraints)
         return content
+
+
+def _metrics(metrics: tuple[Metric, ...]) -> Any:
+    content = [{"name": metric.name, "goal": metric.goal} for metric in metrics]
+    return content[0] if len(content) == 1 else content
 
 
 def _claim(claim: Claim) -> Any:

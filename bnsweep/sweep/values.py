@@ -109,7 +109,12 @@ def _check_when(found: Settings, mistakes: Mistakes) -> None:
             mistakes.add(node, path, "must not lead back to itself", " -> ".join(cycle))
         for name, wanted in setting.when.items():
             target = by_name.get(name)
-            if target and target.values and not set(wanted) & set(target.values):
+            if target and target.continuous:
+                hint = f"list the values of {name}"
+                mistakes.add(
+                    node, f"{path}.{name}", "must name a parameter with listed values", "a range", hint
+                )
+            elif target and not set(wanted) & set(target.values):
                 has = ", ".join(str(value) for value in target.values[:8])
                 found_text = f"{', '.join(map(str, wanted[:8]))}, where {name} takes {has}"
                 mistakes.add(node, f"{path}.{name}", "must hold for some trial", found_text[:200])

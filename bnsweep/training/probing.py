@@ -8,7 +8,7 @@ training owns is touched.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,13 +23,14 @@ from bnsweep.probes import (
     ics_rows,
     internal_covariate_shift,
     landscape_rows,
+    linear_covariate_shift,
     moment_change,
     moments_rows,
 )
 
 from .batches import MemberBatches
 
-__all__ = ["MemberRows", "Snapshot", "measure"]
+__all__ = ["MemberRows", "Snapshot", "StepLoss", "measure"]
 
 Params = dict[str, Tensor]
 Objective = Callable[[Tensor, Tensor, Params], Tensor]
@@ -55,75 +56,171 @@ class Snapshot:
     lr: Tensor
 
 
+@dataclass(frozen=True)
+class StepLoss:
+    """The loss of each member on one step's batch as a function of the parameters alone.
+
+    It is a :class:`~bnsweep.probes.LayeredLoss`; running statistics are copied for every pass.
+
+    Attributes:
+        model: The network, in train mode; its own parameters and running statistics are not used.
+        buffers: Running statistics to begin with.
+        x: Inputs of the batch, ``[K, N, ...]``.
+        y: Its targets.
+        noise: Draws of every noisy site.
+        levels: Noise level of each member.
+        objective: Loss of each member from outputs, targets and parameters.
+    """
+
+    model: StackedNet
+    buffers: Params
+    x: Tensor
+    y: Tensor
+    noise: Sequence[SiteNoise] | None
+    levels: Tensor
+    objective: Objective
+
+    def forward(self, params: Params, **options: Any) -> Tensor:
+        """Return the outputs; ``options`` are those of the network's own forward pass."""
+        buffers = {name: value.clone() for name, value in self.buffers.items()}
+        arguments = {"x": self.x, "noise": self.noise, "level": self.levels, **options}
+        outputs = functional_call(self.model, (params, buffers), (), arguments)
+        assert isinstance(outputs, Tensor)
+        return outputs
+
+    def __call__(self, params: Params) -> Tensor:
+        """Return the loss of each member, ``[K]``."""
+        return self.objective(self.forward(params), self.y, params)
+
+    def entering(self, params: Params) -> list[Tensor]:
+        """Return what enters each weight layer."""
+        inputs: list[Tensor] = []
+        self.forward(params, entering=inputs)
+        return inputs
+
+    def onward(self, params: Params, first: int, x: Tensor) -> Tensor:
+        """Return the loss of each member, given what enters layer ``first``."""
+        return self.objective(self.forward(params, x=x, first=first), self.y, params)
+
+
 def measure(
-    snapshot: Snapshot, after: Params, model: StackedNet, batches: MemberBatches, objective: Objective
+    snapshot: Snapshot,
+    losses: Tensor,
+    gradients: Params,
+    after: Params,
+    model: StackedNet,
+    batches: MemberBatches,
+    objective: Objective,
+    penalized: bool,
 ) -> MemberRows:
     """Take every reading that is due at ``snapshot``.
 
+    What the training step has computed, loss and gradient before the update, is not computed again.
+
     Args:
         snapshot: The state before the update.
+        losses: Loss of each member before the update, ``[K]``.
+        gradients: Gradient of it by every parameter.
         after: Parameters after the update that the optimizer really made.
         model: The network; its own parameters and running statistics are not used.
         batches: Source of the step's batch and noise.
         objective: Loss of each member from outputs, targets and parameters.
+        penalized: Whether it has terms beside the loss on the batch.
 
     Returns:
         For each member, ``(name, layer, value)``.
     """
     model.train()
-    step = snapshot.step
-    x, y = batches.inputs(step)
-    frozen = batches.noise(step)
-
-    def forward(
-        params: Params, inputs: Tensor, noise: Sequence[SiteNoise] | None, record: list[Tensor] | None = None
-    ) -> Tensor:
-        buffers = {name: value.clone() for name, value in snapshot.buffers.items()}
-        outputs = functional_call(model, (params, buffers), (inputs, noise, batches.levels, record))
-        assert isinstance(outputs, Tensor)
-        return outputs
-
-    def loss_with(noise: Sequence[SiteNoise] | None) -> Callable[[Params], Tensor]:
-        return lambda params: objective(forward(params, x, noise), y, params)
-
-    def redrawn(index: int) -> Callable[[Params], Tensor]:
-        return loss_with(batches.noise(step, f"probe {index}"))
-
-    members = len(snapshot.lr)
-    rows: MemberRows = [[] for _ in range(members)]
-    loss = loss_with(frozen)
-    if "ics" in snapshot.probes:
-        options = snapshot.probes["ics"]
-        other = redrawn(0) if options["noise"] == "resampled" and frozen is not None else None
-        measured = _layers(options["layers"], model)
-        shift = internal_covariate_shift(loss, snapshot.params, after, model.layers, measured, members, other)
-        _extend(rows, [ics_rows(shift, member) for member in range(members)])
-    if "landscape" in snapshot.probes:
-        options = snapshot.probes["landscape"]
-        resample = redrawn if options["noise"] == "resampled" and frozen is not None else None
-        reading = gradient_landscape(
-            loss, snapshot.params, snapshot.lr, options["step_sizes"], members, resample
-        )
-        _extend(rows, [landscape_rows(reading, member) for member in range(members)])
-    if "moments" in snapshot.probes:
-        chosen = _layers(snapshot.probes["moments"]["layers"], model)
-        records: list[list[Tensor]] = [[], []]
-        with torch.no_grad():
-            forward(snapshot.params, x, frozen, records[0])
-            forward(after, batches.inputs(step + 1)[0], batches.noise(step + 1), records[1])
-        sites = [site for site, layer in enumerate(model.site_layers) if layer in chosen]
-        first, second = (activation_moments([record[site] for site in sites], members) for record in records)
-        change = moment_change(first, second)
-        layers = [model.site_layers[site] for site in sites]
-        _extend(rows, [moments_rows(change, member, layers) for member in range(members)])
+    x, y = batches.inputs(snapshot.step)
+    noise = batches.noise(snapshot.step)
+    loss = StepLoss(model, snapshot.buffers, x, y, noise, batches.levels, objective)
+    step = _Step(snapshot, losses, gradients, after, batches, loss, penalized)
+    rows: MemberRows = [[] for _ in losses]
+    for name, options in snapshot.probes.items():
+        for own, values in zip(rows, _PROBES[name](step, options), strict=True):
+            own.extend(values)
     return rows
+
+
+@dataclass(frozen=True)
+class _Step:
+    """All there is to know of the step that is measured."""
+
+    snapshot: Snapshot
+    losses: Tensor
+    gradients: Params
+    after: Params
+    batches: MemberBatches
+    loss: StepLoss
+    penalized: bool
+
+    def redrawn(self, index: int) -> StepLoss:
+        return replace(self.loss, noise=self.batches.noise(self.snapshot.step, f"probe {index}"))
+
+    def resampled(self, options: Mapping[str, Any]) -> bool:
+        return options["noise"] == "resampled" and self.loss.noise is not None
+
+
+def _ics(step: _Step, options: Mapping[str, Any]) -> MemberRows:
+    model, before, members = step.loss.model, step.snapshot.params, len(step.losses)
+    measured = _layers(options["layers"], model)
+    if _closed_form(step):
+        reading = linear_covariate_shift(
+            before, step.after, model.layers, measured, members, step.loss.x, step.loss.y
+        )
+    else:
+        other = step.redrawn(0) if step.resampled(options) else None
+        reading = internal_covariate_shift(
+            step.loss, before, step.after, model.layers, measured, members, other, gradients=step.gradients
+        )
+    return [ics_rows(reading, member) for member in range(members)]
+
+
+def _closed_form(step: _Step) -> bool:
+    """Whether the loss is that of a product of matrices and nothing else."""
+    plan = step.loss.model.plan
+    bare = all(spec.kind == "linear" and not (spec.activated or spec.bias) for spec in plan.layers)
+    return plan.norm == "none" and bare and step.loss.y.is_floating_point() and not step.penalized
+
+
+def _landscape(step: _Step, options: Mapping[str, Any]) -> MemberRows:
+    members = len(step.losses)
+    reading = gradient_landscape(
+        step.loss,
+        step.snapshot.params,
+        step.snapshot.lr,
+        options["step_sizes"],
+        members,
+        step.redrawn if step.resampled(options) else None,
+        (step.losses, step.gradients),
+    )
+    return [landscape_rows(reading, member) for member in range(members)]
+
+
+def _moments(step: _Step, options: Mapping[str, Any]) -> MemberRows:
+    model, members, following = step.loss.model, len(step.losses), step.snapshot.step + 1
+    chosen = _layers(options["layers"], model)
+    sites = [site for site, layer in enumerate(model.site_layers) if layer in chosen]
+    if not sites:
+        return [[] for _ in range(members)]
+    records: list[list[Tensor]] = [[], []]
+    after = replace(step.loss, x=step.batches.inputs(following)[0], noise=step.batches.noise(following))
+    with torch.no_grad():
+        step.loss.forward(step.snapshot.params, record=records[0])
+        after.forward(step.after, record=records[1])
+    first, second = (activation_moments([record[site] for site in sites], members) for record in records)
+    change = moment_change(first, second)
+    layers = [model.site_layers[site] for site in sites]
+    return [moments_rows(change, member, layers) for member in range(members)]
+
+
+_PROBES: dict[str, Callable[[_Step, Mapping[str, Any]], MemberRows]] = {
+    "ics": _ics,
+    "landscape": _landscape,
+    "moments": _moments,
+}
 
 
 def _layers(choice: str | Sequence[int], model: StackedNet) -> list[int]:
     every = [layer.index for layer in model.layers]
     return every if isinstance(choice, str) else [index for index in every if index in choice]
-
-
-def _extend(rows: MemberRows, more: Sequence[Sequence[tuple[str, int, float]]]) -> None:
-    for target, values in zip(rows, more, strict=True):
-        target.extend(values)

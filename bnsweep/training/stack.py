@@ -106,9 +106,18 @@ class MemberStack:
         buffers = {name: value.clone() for name, value in self.model.named_buffers()}
         return Snapshot(step, probes, params, buffers, self.optimizer.lr)
 
-    def measure(self, snapshot: Snapshot) -> MemberRows:
-        """Take the readings of an update that has just been made."""
-        return measure(snapshot, self.optimizer.params, self.model, self.batches, self.objective)
+    def measure(self, snapshot: Snapshot, done: TrainingPass) -> MemberRows:
+        """Take the readings of an update that has just been made from what ``done`` gave."""
+        return measure(
+            snapshot,
+            done.losses,
+            done.gradients,
+            self.optimizer.params,
+            self.model,
+            self.batches,
+            self.objective,
+            penalized=bool(self._penalized),
+        )
 
     def evaluate(self, step: int) -> dict[str, Tensor]:
         """Return ``test_loss`` and, for classes, ``test_accuracy``: float64 ``[K]``, over the test split.

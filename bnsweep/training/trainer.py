@@ -141,7 +141,7 @@ class PackTrainer:
         self._stack.optimizer.step(done.gradients)
         self.step_index = step + 1
         if snapshot is not None:
-            self._emit(step, self._stack.measure(snapshot))
+            self._emit(step, self._stack.measure(snapshot, done))
         if self.step_index == self.steps:
             self._finish()
 

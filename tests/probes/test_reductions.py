@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from bnsweep.probes import member_cosine, member_dot, member_norm, pairwise_sum
+from bnsweep.probes import member_difference, member_norm, pairwise_sum
 
 
 def normal(*shape, dtype=torch.float64, seed=0):
@@ -53,39 +53,49 @@ def test_members_are_bit_equal_in_every_pack(threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        together = [member_dot(a, b, 3), member_norm(a, 3), member_cosine(a, b, 3)]
+        together = [member_norm(a, 3), *member_difference(a, b, 3)]
         for k in range(3):
             one = {n: t.unflatten(0, (3, -1))[k].clone() for n, t in a.items()}
             two = {n: t.unflatten(0, (3, -1))[k].clone() for n, t in b.items()}
-            alone = [member_dot(one, two, 1), member_norm(one, 1), member_cosine(one, two, 1)]
+            alone = [member_norm(one, 1), *member_difference(one, two, 1)]
             assert all(torch.equal(t[k : k + 1], s) for t, s in zip(together, alone, strict=True))
     finally:
         torch.set_num_threads(before)
 
 
-def test_dot_norm_and_cosine_are_those_of_one_long_vector():
+def test_norms_and_cosine_are_those_of_one_long_vector():
     a = stack(2)
     b = {name: normal(*tensor.shape, seed=9) for name, tensor in a.items()}
     u, v = (torch.cat([t.unflatten(0, (2, -1)).flatten(1) for t in x.values()], 1) for x in (a, b))
-    torch.testing.assert_close(member_dot(a, b, 2), (u * v).sum(1), rtol=1e-10, atol=0)
-    torch.testing.assert_close(member_norm(a, 2), torch.linalg.vector_norm(u, dim=1), rtol=1e-13, atol=0)
+    found = member_difference(a, b, 2)
+    norm = torch.linalg.vector_norm(u, dim=1)
+    for own in (found.norm, member_norm(a, 2)):
+        torch.testing.assert_close(own, norm, rtol=1e-13, atol=0)
+    torch.testing.assert_close(found.difference, torch.linalg.vector_norm(u - v, dim=1), rtol=1e-13, atol=0)
     expected = torch.cosine_similarity(u, v, dim=1, eps=0)
-    torch.testing.assert_close(member_cosine(a, b, 2), expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(found.cosine, expected, rtol=1e-10, atol=0)
+
+
+def test_the_difference_of_float32_is_taken_in_float64():
+    a, b = ({"w": torch.tensor([value])} for value in (1e8, 0.5))
+    assert member_difference(a, b, 1).difference.item() == 1e8 - 0.5
 
 
 def test_names_are_matched_and_not_their_order():
     a = {"x": torch.tensor([1.0]), "y": torch.tensor([10.0])}
     b = {"y": torch.tensor([3.0]), "x": torch.tensor([2.0])}
-    assert member_dot(a, b, 1).item() == 32.0
+    assert member_difference(a, b, 1).difference.item() == pytest.approx(math.sqrt(50), rel=1e-15)
 
 
 @pytest.mark.parametrize("scale", [1e160, 1e-170, 1.0], ids=["huge", "tiny", "one"])
 def test_norm_and_cosine_survive_squares_that_do_not(scale):
     a = {"w": scale * torch.tensor([3.0, 4.0], dtype=torch.float64)}
     b = {"w": scale * torch.tensor([4.0, 3.0], dtype=torch.float64)}
-    assert member_norm(a, 1).item() == pytest.approx(5 * scale, rel=1e-15)
-    assert member_cosine(a, b, 1).item() == pytest.approx(0.96, rel=1e-15)
-    assert member_cosine(a, a, 1).item() == 1.0
+    found = member_difference(a, b, 1)
+    assert found.norm.item() == pytest.approx(5 * scale, rel=1e-15)
+    assert found.difference.item() == pytest.approx(math.sqrt(2) * scale, rel=1e-15)
+    assert found.cosine.item() == pytest.approx(0.96, rel=1e-15)
+    assert member_difference(a, a, 1).cosine.item() == 1.0
 
 
 def test_overflow_and_nan_stay_with_their_member():
@@ -93,7 +103,7 @@ def test_overflow_and_nan_stay_with_their_member():
     a = {"w": torch.tensor([3.0, 4.0, inf, 1.0, nan, inf, 0.0, 0.0])}
     norms = member_norm(a, 4).tolist()
     assert norms[0] == 5.0 and norms[1] == inf and math.isnan(norms[2]) and norms[3] == 0.0
-    cosines = member_cosine(a, a, 4).tolist()
+    cosines = member_difference(a, a, 4).cosine.tolist()
     assert cosines[0] == 1.0 and all(math.isnan(value) for value in cosines[1:])
 
 
@@ -111,4 +121,4 @@ def test_overflow_and_nan_stay_with_their_member():
 )
 def test_what_is_not_a_stack_is_refused(a, b, members, message):
     with pytest.raises(ValueError, match=message):
-        member_dot(a, b, members)
+        member_difference(a, b, members)

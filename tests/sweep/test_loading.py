@@ -42,6 +42,9 @@ def doc(text, top="description: x\n"):
     return f"name: a\n{top}parameters:\n  {text}\n"
 
 
+RANDOM = "method: random\nsearch: {{{}}}\n"
+LR = "lr: {min: 0.1, max: 1}"
+
 CASES = {
     # id: (text, line, path, words of the message)
     "no name": ("parameters: {}\n", 1, "name", "given"),
@@ -236,12 +239,43 @@ CASES = {
     "claims after a search": (
         doc("lr: 1", "method: optuna\nsearch: {num_trials: 3}\nclaims: [x]\n"), 4, "claims", "bias",
     ),
-    # what is not built
-    "random": (doc("lr: 1", "method: random\n"), 2, "method", "not built yet"),
-    "optuna": (doc("lr: 1", "method: optuna\n"), 2, "method", "not built yet"),
-    "search": (
-        doc("lr: 1", "method: random\nsearch: {sampler: tpe, num_trials: 64}\n"), 3, "search", "not built",
+    "search without a budget": (doc("lr: [1, 2]", "method: random\n"), 2, "search", "num_trials"),
+    "search among too few": (
+        doc("lr: [1, 2]", RANDOM.format("num_trials: 3")), 3, "search.num_trials", "number of different",
     ),
+    "search without a choice": (
+        doc("lr: 1", RANDOM.format("num_trials: 2")), 3, "search.num_trials", "single condition",
+    ),
+    "search that is too large": (
+        doc(LR, "seeds: 100\n" + RANDOM.format("num_trials: 100000")), 4, "search.num_trials", "1,000,000",
+    ),
+    "unknown sampler": (
+        doc(LR, RANDOM.format("num_trials: 3, sampler: soboll")), 3, "search.sampler", "did you mean sobol",
+    ),
+    "sampler of the other method": (
+        doc(LR, RANDOM.format("num_trials: 3, sampler: tpe")), 3, "search.sampler", "method: optuna",
+    ),
+    "lag of a fixed plan": (doc(LR, RANDOM.format("num_trials: 3, lag: 2")), 3, "search.lag", "optuna"),
+    "when on a range": (
+        doc("lr: {min: 0.1, max: 1}\n  momentum: {value: 0.5, when: {lr: 0.1}}",
+            RANDOM.format("num_trials: 3")),
+        6, "parameters.momentum.when.lr", "listed values",
+    ),
+    "a range of networks": (
+        doc("model: {min: 1, max: 3}", RANDOM.format("num_trials: 3")), 5, "parameters.model", "list",
+    ),
+    "a grid's range without points": (doc("lr: {min: 0.1, max: 1}"), 4, "parameters.lr.num", "num"),
+    "a grid with constraints": (
+        doc("lr: 1", "constraints: [diverged_fraction <= 0.2]\n"), 2, "constraints", "optuna",
+    ),
+    "a constraint that is none": (
+        doc("lr: 1", "constraints: [lr < 1]\n"), 2, "constraints[0]", "diverged_fraction",
+    ),
+    "a metric twice": (
+        doc("lr: 1", "metric: [{name: test_loss}, {name: test_loss}]\n"), 2, "metric[1]", "not there yet",
+    ),
+    # what is not built
+    "optuna": (doc("lr: 1", "method: optuna\n"), 2, "method", "not built yet"),
     "early stop": (
         doc("lr: 1", "early_stop: {type: asha, min_steps: 100, eta: 3}\n"), 2, "early_stop", "not built",
     ),
@@ -249,7 +283,6 @@ CASES = {
     "two metrics": (
         doc("lr: 1", "metric: [{name: test_loss}, {name: train_loss}]\n"), 2, "metric", "not built",
     ),
-    "constraints": (doc("lr: 1", "constraints: [lr < 1]\n"), 2, "constraints", "not built"),
     "deterministic": (doc("lr: 1", "deterministic: true\n"), 2, "deterministic", "not built"),
     "exploratory": (doc("lr: 1", "exploratory: true\n"), 2, "exploratory", "not judged yet"),
     "checkpoints": (doc("lr: 1", "keep_checkpoints: true\n"), 2, "keep_checkpoints", "not built"),
@@ -271,13 +304,15 @@ def test_each_mistake_has_its_line_and_key(case):
 FOLLOWED = {
     "claims after a search",
     "search in a grid",
-    "search",
     "early stop",
+    "two metrics",
+    "deterministic",
+    "a grid with constraints",
     "optuna",
     "endless search",
     "cyclic when",
 }
-FOLLOWED |= {"search for nothing", "random", "tracking is text", "plain text", "claim's level"}
+FOLLOWED |= {"search for nothing", "tracking is text", "plain text", "claim's level"}
 
 
 @pytest.mark.parametrize("case", sorted(set(CASES) - FOLLOWED))
@@ -420,16 +455,15 @@ def test_what_is_refused_is_parsed_all_the_same(monkeypatch):
             **GOOD,
             "method": "optuna",
             "parameters": {"lr": {"min": 0.01, "max": 1, "distribution": "log_uniform_values"}},
-            "search": {"sampler": "tpe", "num_trials": 64, "lag": 2},
-            "early_stop": {"type": "asha", "eta": 4},
+            "search": {"sampler": "tpe", "num_trials": 64, "options": {"n_startup_trials": 5}},
+            "early_stop": {"type": "asha", "min_steps": 10, "eta": 4},
             "claims": ["a", {"b": {"alpha": 0.01}}],
             "exploratory": True,
-            "deterministic": True,
-            "constraints": ["lr < 1"],
+            "constraints": ["test_loss <= 1"],
         }
     )
     assert spec.claims == (Claim("a"), Claim("b", None, 0.01))
-    assert spec.search == {"sampler": "tpe", "num_trials": 64, "lag": 2}
+    assert spec.search == {"sampler": "tpe", "num_trials": 64, "options": {"n_startup_trials": 5}}
     assert spec.setting("lr").range == Range(0.01, 1.0, None, "log_uniform_values")
     assert load_spec(spec.to_dict()) == spec
 

@@ -1,0 +1,221 @@
+"""The figures of a search: how it went, where it looked, what it traded off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from bnsweep.analysis.figures import FigureFile, finish
+from bnsweep.analysis.searches import Found, Tried
+from bnsweep.analysis.styles import INK, QUIET, log_y, new_figure
+from bnsweep.sweep.spec import Metric
+from bnsweep.trial import Value
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["search_figures"]
+
+BLUE, RED, GREY = "#1f6fb2", "#b5442e", "#a8a8a8"
+MOST_PARALLEL = 500
+"""Lines of the parallel coordinates; of more conditions the best are drawn."""
+
+_MARKS = (
+    "Blue dots ran to their end, red ones had a diverged seed, hollow grey ones were stopped early and stand "
+    "at the value of their last step, crosses break a constraint."
+)
+
+
+def search_figures(found: Found) -> Iterator[FigureFile]:
+    """Yield the figures that the finished conditions allow; call it while drawing is set up."""
+    if not found.complete:
+        return
+    for index, metric in enumerate(found.goal.metrics):
+        word = _word(metric)
+        tail = f"-{metric.name.replace('_', '-')}" if len(found.goal.metrics) > 1 else ""
+        yield finish(
+            _history(found, index), f"search-history{tail}", f"The search: {word} by condition tried",
+            f"Conditions in the order in which they were planned; the line is the best so far. {_MARKS}",
+        )  # fmt: skip
+        if found.names:
+            yield finish(
+                _slices(found, index), f"search-slices{tail}", f"The search: {word} by parameter",
+                f"One panel a parameter, one dot a condition; everything else varies too. {_MARKS}",
+            )  # fmt: skip
+            yield finish(
+                _parallel(found, index), f"search-parallel{tail}", f"The search: all parameters, {word}",
+                "One line a condition that ran to its end, the darker the better (by rank). A gap: the "
+                "parameter does not apply.",
+            )  # fmt: skip
+    if len(found.goal.metrics) > 1:
+        yield finish(
+            _pareto(found), "search-pareto", "The search: Pareto front",
+            f"The line joins the feasible conditions that no other one beats in both metrics. {_MARKS}",
+        )  # fmt: skip
+
+
+def _word(metric: Metric) -> str:
+    return metric.name.replace("_", " ")
+
+
+def _shown(metric: Metric, value: float) -> float:
+    return 100 * value if metric.name.endswith("accuracy") else value
+
+
+def _value_axis(axes: Axes, metric: Metric, values: Sequence[float], vertical: bool = True) -> None:
+    """Label an axis with a metric; losses over more than a decade get a logarithmic one."""
+    axis = "y" if vertical else "x"
+    accuracy = metric.name.endswith("accuracy")
+    getattr(axes, f"set_{axis}label")(_word(metric) + (" (%)" if accuracy else ""))
+    if accuracy:
+        getattr(axes, f"set_{axis}lim")(-2, 102)
+    elif min(values) > 0 and max(values) / min(values) > 10:
+        getattr(axes, f"set_{axis}scale")("log")
+        if vertical:
+            log_y(axes)
+
+
+def _dots(axes: Axes, found: Found, xs: Sequence[float | None], ys: Sequence[float]) -> None:
+    """Draw one dot a condition, by how it ended."""
+    kinds = {
+        "complete": {"marker": "o", "color": BLUE},
+        "diverged": {"marker": "o", "color": RED},
+        "stopped": {"marker": "o", "markerfacecolor": "none", "markeredgecolor": GREY},
+        "infeasible": {"marker": "x", "color": QUIET},
+    }
+    for kind, style in kinds.items():
+        places = [
+            (x, y)
+            for x, y, one in zip(xs, ys, found.tried, strict=True)
+            if _kind(one) == kind and x is not None
+        ]
+        if places:
+            x, y = zip(*places, strict=True)
+            axes.plot(x, y, linestyle="none", markersize=4, alpha=0.85, zorder=3, **style)  # type: ignore[arg-type]
+
+
+def _kind(one: Tried) -> str:
+    if one.stopped is not None:
+        return "stopped"
+    if not one.worth.feasible:
+        return "infeasible"
+    return "diverged" if one.worth.diverged_fraction else "complete"
+
+
+def _history(found: Found, index: int) -> Figure:
+    metric = found.goal.metrics[index]
+    best = max if metric.goal == "maximize" else min
+    figure = new_figure(7.4, 3.4)
+    axes = figure.subplots()
+    values = [_shown(metric, one.worth.values[index]) for one in found.tried]
+    _dots(axes, found, [one.number for one in found.tried], values)
+    line: list[tuple[int, float]] = []
+    for one, value in zip(found.tried, values, strict=True):
+        if one.stopped is None and one.worth.feasible:
+            line.append((one.number, best(value, line[-1][1]) if line else value))
+    if line:
+        xs, ys = zip(*line, strict=True)
+        axes.plot(xs, ys, color=INK, linewidth=1.2, drawstyle="steps-post", zorder=2)
+    _value_axis(axes, metric, values)
+    axes.set_xlabel("condition")
+    return figure
+
+
+def _slices(found: Found, index: int) -> Figure:
+    metric = found.goal.metrics[index]
+    columns = min(3, len(found.names))
+    rows = math.ceil(len(found.names) / columns)
+    figure = new_figure(7.4, 2.3 * rows + 0.2)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    values = [_shown(metric, one.worth.values[index]) for one in found.tried]
+    for place, axes in enumerate(grid.flat):
+        if place >= len(found.names):
+            axes.set_visible(False)
+            continue
+        name = found.names[place]
+        _parameter_axis(axes, name, [one.parameters.get(name) for one in found.tried])
+        spots = _places([one.parameters.get(name) for one in found.tried])
+        _dots(axes, found, spots, values)
+        if place % columns == 0:
+            _value_axis(axes, metric, values)
+    return figure
+
+
+def _listed(values: Sequence[Value | None]) -> list[Value] | None:
+    """Return the values of a parameter that is no number, in order of appearance."""
+    known = [value for value in values if value is not None]
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
+    return None if numbers else list(dict.fromkeys(known))
+
+
+def _places(values: Sequence[Value | None]) -> list[float | None]:
+    """Return where values stand on their axis: numbers as they are, others by order of appearance."""
+    listed = _listed(values)
+    if listed is not None:
+        return [None if value is None else float(listed.index(value)) for value in values]
+    return [None if value is None else float(value) for value in values]
+
+
+def _wide(values: Sequence[Value | None]) -> bool:
+    """Tell whether numbers span two decades or more, so that a logarithm shows them better."""
+    known = [float(value) for value in _places(values) if value is not None]
+    return bool(known) and _listed(values) is None and min(known) > 0 and max(known) / min(known) > 100
+
+
+def _parameter_axis(axes: Axes, name: str, values: Sequence[Value | None]) -> None:
+    axes.set_xlabel(name.replace("_", " "))
+    listed = _listed(values)
+    if listed is not None:
+        turn = 30 if sum(len(str(value)) for value in listed) > 24 else 0
+        axes.set_xticks(range(len(listed)), [str(value) for value in listed], rotation=turn)
+        axes.set_xlim(-0.5, len(listed) - 0.5)
+    elif _wide(values):
+        axes.set_xscale("log")
+
+
+def _parallel(found: Found, index: int) -> Figure:
+    metric = found.goal.metrics[index]
+    figure = new_figure(7.4, 3.4)
+    axes = figure.subplots()
+    sign = 1 if metric.goal == "maximize" else -1
+    ordered = sorted(found.complete, key=lambda one: sign * one.worth.values[index])[-MOST_PARALLEL:]
+    columns = []
+    for name in found.names:
+        values = [one.parameters.get(name) for one in ordered]
+        columns.append(_unit(_places(values), _wide(values)))
+    columns.append(_unit([one.worth.values[index] for one in ordered], False))
+    for rank, heights in enumerate(zip(*columns, strict=True)):
+        share = (rank + 1) / len(ordered)
+        axes.plot(
+            range(len(heights)), [math.nan if height is None else height for height in heights], color=BLUE,
+            alpha=0.08 + 0.85 * share**3, linewidth=0.6 + share, zorder=2 + share, marker=".", markersize=2,
+        )  # fmt: skip
+    axes.set_xticks(range(len(columns)), [name.replace("_", "\n") for name in (*found.names, metric.name)])
+    axes.set_yticks([0, 1], ["low", "high"])
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+def _unit(values: Sequence[float | None], log: bool) -> list[float | None]:
+    """Return values on a scale from 0 to 1."""
+    known = [math.log(value) if log else value for value in values if value is not None]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    span = (high - low) or 1.0
+    return [None if v is None else ((math.log(v) if log else v) - low) / span for v in values]
+
+
+def _pareto(found: Found) -> Figure:
+    first, second = found.goal.metrics[:2]
+    figure = new_figure(5.4, 4.2)
+    axes = figure.subplots()
+    xs = [_shown(first, one.worth.values[0]) for one in found.tried]
+    ys = [_shown(second, one.worth.values[1]) for one in found.tried]
+    _dots(axes, found, xs, ys)
+    front = set(found.front)
+    best = sorted((x, y) for x, y, one in zip(xs, ys, found.tried, strict=True) if one.number in front)
+    axes.plot([x for x, _ in best], [y for _, y in best], color=INK, linewidth=1.2, zorder=2)
+    _value_axis(axes, first, xs, vertical=False)
+    _value_axis(axes, second, ys)
+    return figure
