@@ -132,13 +132,13 @@ class Execution:
             self.errors,
         )  # fmt: skip
 
-    def source(self, left: Sequence[TrialConfig], found: Preflight) -> Source:
-        """Return what is to be done: packs left open, calibrations, and packs of the rest."""
+    def source(self, left: Sequence[TrialConfig], found: Preflight, train: bool = True) -> Source:
+        """Return what is to be done: packs left open, calibrations (these alone unless ``train``), packs."""
         from bnsweep.runners import PlannedPacks
 
         stackable = partial(_stackable, found=found)
         measured = measurements(self.spec, self.ledger, stackable)
-        return PlannedPacks(self.plan, self.ledger, left, self.device, measured, stackable, self.tell)
+        return PlannedPacks(self.plan, self.ledger, left, self.device, measured, stackable, self.tell, train)
 
     def train(self, source: Source) -> bool:
         """Let the runner do what there is to do; return whether all was tried."""

@@ -30,6 +30,7 @@ class PlannedPacks:
         measured: The calibrations, and what the user decided.
         stackable: Whether a trial can share a pack with others.
         tell: Called with sentences for people.
+        train: Whether there is more to do than to measure.
     """
 
     def __init__(
@@ -41,13 +42,15 @@ class PlannedPacks:
         measured: Measured,
         stackable: Callable[[TrialConfig], bool],
         tell: Callable[[str], None],
+        train: bool = True,
     ) -> None:
         self.plan, self.ledger, self.device = plan, ledger, device
         self.measured, self.stackable, self.tell = measured, stackable, tell
-        open_packs, self._rest = self._reopen(left)
+        open_packs, self._rest = self._reopen(left) if train else ([], list(left))
         self.count = len(left)
         self.width = max(1, len(open_packs) + len(self._rest))
         self._units: list[Unit] = [*self._calibrations(), *map(pack_unit, open_packs)]
+        self._rest = self._rest if train else []
         self._measuring = {unit_key(unit) for unit in self._units if "calibrate" in unit}
         self._open = len(open_packs)
         if self._measuring:
@@ -90,7 +93,9 @@ class PlannedPacks:
             for pack in packs:
                 self.ledger.write_pack(pack.pack_id, self.plan.pack_content(pack))
             self._explain()
-            self.tell(f"{self.count} trials in {self._open + len(packs)} packs; results in {self.ledger.root}")
+            self.tell(
+                f"{self.count} trials in {self._open + len(packs)} packs; results in {self.ledger.root}"
+            )
             units += [pack_unit(pack.pack_id) for pack in packs]
             self._rest = []
         return units

@@ -231,9 +231,10 @@ class _Search:
     ) -> tuple[float, list[tuple[str, int]]]:
         """Return how long a measurement takes, and what one member has to say then."""
         snapshot = stack.snapshot(0, probes)
-        stack.optimizer.step(stack.gradients(0).gradients)
+        done = stack.gradients(0)
+        stack.optimizer.step(done.gradients)
         measured: list[MemberRows] = []
-        seconds = self._timed(lambda: measured.append(stack.measure(snapshot)))
+        seconds = self._timed(lambda: measured.append(stack.measure(snapshot, done)))
         return seconds, [(name, layer) for name, layer, _ in measured[0][0]]
 
 
