@@ -20,7 +20,10 @@ _WIDTH = 1 << 16
 """Entries of one member that are reduced at a time."""
 
 _BLOCK = 1 << 17
-"""Entries of all members that are worked on at a time, where it is above ``_WIDTH``: they stay in cache."""
+"""Entries of all members that are worked on at a time: they stay in cache."""
+
+_PARTS = 4
+"""Parts of a row that are added up one after another, before what is left is summed as a tree."""
 
 
 def pairwise_sum(values: Tensor, dim: int = -1) -> Tensor:
@@ -171,25 +174,32 @@ def _joined(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _products(x: Tensor, y: Tensor, scales: Tensor | None) -> Tensor:
+def _products(x: Tensor, y: Tensor, scales: Sequence[Tensor] | None) -> Tensor:
     """Return the sums of x x, y y, x y and (x - y)^2 of every row, ``[4, K]``."""
     rows = max(1, _BLOCK // max(1, x.shape[1]))
-    parts = []
-    for first in range(0, len(x), rows):
-        part = slice(first, first + rows)
-        u, v = x[part].to(torch.float64), y[part].to(torch.float64)
+    blocks = [slice(first, first + rows) for first in range(0, len(x), rows)]
+    return torch.cat([_sums(x[own], y[own], scales and [s[own] for s in scales]) for own in blocks], dim=1)
+
+
+def _sums(x: Tensor, y: Tensor, scales: Sequence[Tensor] | None) -> Tensor:
+    """Add up a few parts of the rows side by side, then the tree over what is left."""
+    width = -(-x.shape[1] // _PARTS)
+    total = term = x.new_empty(4, len(x), width, dtype=torch.float64)
+    for u, v in zip(*(torch.split(side.to(torch.float64), width, dim=1) for side in (x, y)), strict=True):
         d = u - v
         if scales is not None:
-            u, v, d = u / scales[0, part], v / scales[1, part], d / scales[2, part]
-        products = u.new_empty(4, *u.shape)
-        for product, (left, right) in zip(products, ((u, u), (v, v), (u, v), (d, d)), strict=True):
-            torch.mul(left, right, out=product)
-        parts.append(_tree(products))
-    return torch.cat(parts, dim=1)
+            u, v, d = u / scales[0], v / scales[1], d / scales[2]
+        for row, (left, right) in enumerate(((u, u), (v, v), (u, v), (d, d))):
+            torch.mul(left, right, out=term[row, :, : u.shape[1]])
+        if term is total:
+            term = torch.empty_like(total)
+        else:
+            total[:, :, : u.shape[1]].add_(term[:, :, : u.shape[1]])
+    return _tree(total)
 
 
-def _scales(a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int) -> Tensor | None:
-    """Return powers of two near the largest magnitudes of a, b and a - b, float64 ``[3, K, 1]``.
+def _scales(a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int) -> list[Tensor] | None:
+    """Return powers of two near the largest magnitudes of a, b and a - b, float64 ``[K, 1]`` each.
 
     None where all is of a narrower type than float64, whose range the squares cannot leave.
     """
@@ -201,4 +211,4 @@ def _scales(a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int) -> T
     ]
     largest = torch.cat(parts, dim=2).to(torch.float64).amax(dim=2, keepdim=True)
     usable = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
-    return usable / (2 * torch.frexp(usable).mantissa)
+    return list(usable / (2 * torch.frexp(usable).mantissa))
