@@ -1,13 +1,15 @@
 """The benchmarks run; what they measure is in docs/performance.md."""
 
+import importlib
 import sys
+from pathlib import Path
 
 import torch
 
-from benchmarks import probes
-
 
 def test_probes_prints_every_network_and_probe(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent)
+    probes = importlib.import_module("benchmarks.probes")
     threads = torch.get_num_threads()
     monkeypatch.setattr(sys, "argv", ["probes", "--quick"])
     with torch.random.fork_rng():
