@@ -69,7 +69,11 @@ def load(source: Source) -> SweepSpec:
     Raises:
         SpecError: With every mistake in it.
     """
-    return source if isinstance(source, SweepSpec) else load_spec(source)
+    from bnsweep import search
+
+    spec = source if isinstance(source, SweepSpec) else load_spec(source)
+    search.check(spec)
+    return spec
 
 
 def plan(source: Source) -> Plan:

@@ -160,7 +160,7 @@ SEARCH_KEYS: dict[str, Key] = {
     ),
     "lag": Key(
         "integer",
-        "Newest conditions whose results a suggestion does not know; so many can train at once.",
+        "How many of the newest results a suggestion does not know; so many workers can be busy.",
         None,
         1,
         100_000,
