@@ -13,6 +13,7 @@ import resource
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from bnsweep.data import Dataset
     from bnsweep.training import Outcome, PackTrainer
 
-__all__ = ["PackWorker", "Progress", "WorkerContext", "abandon_pack"]
+__all__ = ["PackWorker", "Progress", "WorkerContext", "abandon_pack", "unit_key"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class WorkerContext:
         threads: Threads of one operator.
         checkpoint_seconds: Wall time between two checkpoints of a pack.
         import_path: Folder in which the user's own norms are looked for.
+        neighbours: Workers that share a machine, this one included.
     """
 
     ledger: str
@@ -48,6 +50,7 @@ class WorkerContext:
     threads: int = 1
     checkpoint_seconds: float = 30.0
     import_path: str = ""
+    neighbours: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Progress:
     """Where a worker stands with one pack: what a runner shows and schedules by.
 
     Attributes:
-        pack_id: The pack.
+        pack_id: The pack, or another unit of work: see :func:`unit_key`.
         members: Trials in the pack.
         step: Steps made.
         steps: Steps in all.
@@ -63,6 +66,7 @@ class Progress:
         seconds: Wall time spent on the pack by this worker.
         states: Trials by state, once finished.
         error: Last line of the traceback, if the pack failed.
+        too_large: Whether the pack does not fit in memory, and has to be divided; nothing failed.
         pid: The worker's process.
         peak_mb: The most memory that process has held so far, in MB.
     """
@@ -75,6 +79,7 @@ class Progress:
     seconds: float = 0.0
     states: dict[str, int] = field(default_factory=dict)
     error: str = ""
+    too_large: bool = False
     pid: int = field(default_factory=os.getpid)
     peak_mb: float = field(default_factory=lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
@@ -114,6 +119,42 @@ class PackWorker:
         """Whether a pack is open."""
         return bool(self._pack_id)
 
+    def take(self, unit: Mapping[str, Any]) -> Progress | None:
+        """Take up a unit of work.
+
+        Args:
+            unit: ``{"pack": pack_id}``, which :meth:`advance` then trains, or ``{"calibrate": {...}}``,
+                which is done at once.
+
+        Returns:
+            How it ended, if it was done at once.
+        """
+        if "pack" in unit:
+            self.open(unit["pack"])
+            return None
+        began = time.monotonic()
+        error = ""
+        try:
+            self._calibrate(**unit["calibrate"])
+        except Exception as caught:  # training meets it too, and records it
+            error = f"{type(caught).__name__}: {caught}"
+        seconds = time.monotonic() - began
+        return Progress(unit_key(unit), 0, 0, 0, finished=True, seconds=seconds, error=error)
+
+    def _calibrate(self, trial: Mapping[str, Any], count: int, device: str, stackable: bool) -> None:
+        """Measure how packs of a signature are trained best here, and store it in the ledger."""
+        from bnsweep.training import prepare_process
+
+        from .calibration import measure_signature
+
+        prepare_process(self.context.threads)
+        config = TrialConfig.from_dict(trial)
+        self._device = device
+        content = measure_signature(
+            config, self._dataset(config), count, stackable=stackable, neighbours=self.context.neighbours
+        )
+        self.ledger.write_calibration(config.signature, device, content)
+
     def open(self, pack_id: str) -> None:
         """Take up a pack, from its newest checkpoint that verifies where there is one."""
         self._pack_id, self._trials, self._trainer, self._failure = pack_id, [], None, None
@@ -128,17 +169,17 @@ class PackWorker:
             self._device = str(pack["device"])
             self._trials = [TrialConfig.from_dict(content) for content in pack["trials"]]
             self._labels = list(pack["labels"])
-            self._begin()
-        except Exception:
-            self._fail()
+            self._begin(str(pack["kernel"]))
+        except Exception as error:
+            self._fail(error)
 
-    def _begin(self) -> None:
+    def _begin(self, kernel: str) -> None:
         import torch
 
         from bnsweep.training import PackTrainer, prepare_process
 
         prepare_process(self.context.threads)
-        self._trainer = PackTrainer(self._trials, self._dataset())
+        self._trainer = PackTrainer(self._trials, self._dataset(self._trials[0]), kernel)
         found = self.ledger.load_checkpoint(self._pack_id)
         if found is None:
             return
@@ -147,15 +188,15 @@ class PackWorker:
         self._sealed = int(content["sealed"])
         self._attempts = [*content["attempts"], {**self._attempts[0], "from_step": found[0]}]
 
-    def _dataset(self) -> Dataset:
+    def _dataset(self, trial: TrialConfig) -> Dataset:
         import torch
 
         from bnsweep.data import load_dataset
 
-        parameters = self._trials[0].parameters
+        parameters = trial.parameters
         device = self._device
         keys = ("dataset", "inputs", "precision", "features")
-        key = (*(str(parameters.get(name)) for name in keys), self._trials[0].fingerprint, device)
+        key = (*(str(parameters.get(name)) for name in keys), trial.fingerprint, device)
         if key not in self._datasets:
             self._datasets[key] = load_dataset(
                 str(parameters["dataset"]),
@@ -163,7 +204,7 @@ class PackWorker:
                 root=Path(self.context.data_root) if self.context.data_root else None,
                 device=device,
                 dtype=getattr(torch, str(parameters["precision"])),
-                fingerprint=self._trials[0].fingerprint,
+                fingerprint=trial.fingerprint,
             )
         return self._datasets[key]
 
@@ -179,8 +220,8 @@ class PackWorker:
         if self._failure is None:
             try:
                 return self._advance(deadline)
-            except Exception:
-                self._fail()
+            except Exception as error:
+                self._fail(error)
         assert self._failure is not None
         self._pack_id = ""
         return self._failure
@@ -273,9 +314,27 @@ class PackWorker:
             data={"classes": facts.classes, "train": facts.train, "test": facts.test},
         )
 
-    def _fail(self) -> None:
-        """Write the traceback of the error being handled as a failure of every member."""
+    def _fail(self, error: Exception) -> None:
+        """Write the error being handled as a failure of every member, or ask for smaller packs."""
+        members = len(self._trials)
+        self._trainer = None
+        if members > 1 and _out_of_memory(error):
+            self._failure = Progress(self._pack_id, members, 0, 0, finished=True, too_large=True)
+            return
         self._failure = abandon_pack(self.ledger, self._pack_id, traceback.format_exc())
+
+
+def unit_key(unit: Mapping[str, Any]) -> str:
+    """Return what tells a unit of work from every other: a pack's id, or ``calibration.<signature>``."""
+    if "pack" in unit:
+        return str(unit["pack"])
+    return "calibration." + TrialConfig.from_dict(unit["calibrate"]["trial"]).signature
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Tell whether the host's or the device's memory was too small, as Python, torch or CUDA say it."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def abandon_pack(ledger: Ledger, pack_id: str, reason: str) -> Progress:

@@ -14,6 +14,7 @@ from typing import Any
 
 from bnsweep.sweep.nodes import Mistakes, Node, Scalar, Table, nearest, number_hint
 from bnsweep.sweep.spec import GOALS, METHODS, SWEEP_NAME
+from bnsweep.trial import KERNELS
 
 __all__ = [
     "CLAIM_KEYS",
@@ -136,7 +137,15 @@ RESOURCE_KEYS: dict[str, Key] = {
     "gpus": Key("number", "GPUs of one pack; 0.5 lets two packs share one.", 0, 0, 1000),
     "max_concurrent": Key("integer", "Packs at once.", "as many as fit", 1, 100_000),
     "device": Key("choice", "Where packs train.", "auto", choices=("auto", "cpu", "cuda")),
-}
+    "pack_size": Key(
+        "integer", "Trials that one worker trains at once, at most.", "what a calibration finds fastest",
+        1, 100_000,
+    ),
+    "kernel": Key(
+        "choice", "How a pack is computed; loop is the plain reference.", "what a calibration finds fastest",
+        choices=tuple(KERNELS),
+    ),
+}  # fmt: skip
 TRACKING_KEYS: dict[str, Key] = {
     "uri": Key(
         "text", "Where MLflow keeps its runs; none for no tracking.", "SQLite beside the results",

@@ -279,12 +279,16 @@ class Resources:
         gpus: GPUs; below 1 several packs share one.
         max_concurrent: Packs at once; ``None`` for as many as fit.
         device: ``auto``, ``cpu`` or ``cuda``.
+        pack_size: Most trials of a pack; ``None`` for what a calibration finds fastest.
+        kernel: How packs are computed; ``None`` for what a calibration finds fastest.
     """
 
     cpus: float = 1
     gpus: float = 0
     max_concurrent: int | None = None
     device: str = "auto"
+    pack_size: int | None = None
+    kernel: str | None = None
 
 
 @dataclass(frozen=True)
@@ -347,11 +351,7 @@ class SweepSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which :func:`~bnsweep.sweep.load_spec` makes an equal spec."""
-        resources = {
-            name: value
-            for name, value in vars(self.resources).items()
-            if name != "max_concurrent" or value is not None
-        }
+        resources = {name: value for name, value in vars(self.resources).items() if value is not None}
         content: dict[str, Any] = {
             "name": self.name,
             "description": self.description,

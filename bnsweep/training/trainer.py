@@ -70,6 +70,7 @@ class PackTrainer:
     Args:
         trials: The members; :attr:`TrialConfig.signature` must be equal in all of them.
         dataset: Their data set, in the precision and on the device to train on.
+        kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`.
 
     Attributes:
         step_index: Updates made, which is the number of the next step.
@@ -80,7 +81,7 @@ class PackTrainer:
         ValueError: If ``trials`` is empty or mixes signatures, or ``dataset`` is not in their precision.
     """
 
-    def __init__(self, trials: Sequence[TrialConfig], dataset: Dataset) -> None:
+    def __init__(self, trials: Sequence[TrialConfig], dataset: Dataset, kernel: str = "grouped") -> None:
         signatures = {trial.signature for trial in trials}
         if len(signatures) != 1:
             raise ValueError(
@@ -93,12 +94,12 @@ class PackTrainer:
                 f"the data set must be in the precision of the trials, {parameters['precision']}, "
                 f"but found {dataset.train_x.dtype}"
             )
-        self.trials, self.dataset = tuple(trials), dataset
+        self.trials, self.dataset, self.kernel = tuple(trials), dataset, kernel
         self.device = dataset.train_x.device
         self.steps = int(parameters["steps"])
         self._eval_every, self._log_every = int(parameters["eval_every"]), int(parameters["log_every"])
         self.step_index = 0
-        self._stack = MemberStack(trials, dataset)
+        self._stack = MemberStack(trials, dataset, kernel=kernel)
         self._stack.initialize()
         self._set_members(range(len(trials)))
         self._refused: set[int] = set()
@@ -261,15 +262,16 @@ class PackTrainer:
                 f"the checkpoint must be of format {_FORMAT}, but found {content.get('format')!r}: "
                 "it was written by another version of bnsweep"
             )
-        trials = [trial.trial_id for trial in self.trials]
-        if content["trials"] != trials:
+        expected = [trial.trial_id for trial in self.trials]
+        if content["trials"] != expected:
             raise ValueError(
-                f"the checkpoint must belong to the trials {', '.join(trials)} in this order, "
+                f"the checkpoint must belong to the trials {', '.join(expected)} in this order, "
                 f"but found {', '.join(content['trials'])}"
             )
         self._set_members(content["members"])
         if self.members:
-            self._stack = MemberStack([self.trials[member] for member in self.members], self.dataset)
+            trials = [self.trials[member] for member in self.members]
+            self._stack = MemberStack(trials, self.dataset, kernel=self.kernel)
             self._stack.load_state_dict(content["stack"])
         self.step_index = int(content["step"])
         self._refused = set(content["refused"])
