@@ -183,6 +183,18 @@ class PackFolders(SweepFolder):
                 raise ValueError(f"signature and device must match {NAME.pattern}, but found {name!r}")
         return self.root / "calibration" / f"{signature}.{device}.json"
 
+    def write_decision(self, pack_id: str, step: int, stop: bool) -> None:
+        """Tell the worker at a pack whether it goes on from a rung; the first word counts."""
+        path = self.pack_dir(pack_id) / f"decision.{step}.json"
+        link_bytes(path, encode_json({"schema": SCHEMA, "stop": stop}), self._scratch)
+
+    def decision(self, pack_id: str, step: int) -> bool | None:
+        """Return whether a pack is to stop at a rung; ``None`` where nothing was decided yet."""
+        try:
+            return bool(read_json(self.pack_dir(pack_id) / f"decision.{step}.json")["stop"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+
     def close_pack(self, pack_id: str) -> None:
         """Remove a pack whose trials are all done, in one step."""
         remove_folder(self.pack_dir(pack_id), self._scratch)

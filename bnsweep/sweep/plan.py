@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnsweep.errors import Mistake, SpecError
 from bnsweep.sweep.draws import DrawnOutError, draw_conditions, free_settings
@@ -22,6 +22,9 @@ from bnsweep.sweep.expansion import (
 from bnsweep.sweep.packs import Pack
 from bnsweep.sweep.spec import SweepSpec
 from bnsweep.trial import DATASETS, DataFacts, TrialConfig, Value, complete_probes, short_hash
+
+if TYPE_CHECKING:
+    from bnsweep.sweep.ledger import Ledger
 
 __all__ = ["Plan", "expander", "kinds_of_trials", "make_plan"]
 
@@ -83,6 +86,11 @@ class Plan:
     def conditions(self) -> tuple[TrialConfig, ...]:
         """The first replicate of each condition, in order."""
         return self.trials[:: len(self.seeds)]
+
+    def with_suggestions(self, ledger: Ledger) -> Plan:
+        """Return the plan with the trials that an adaptive search has suggested so far."""
+        found = {str(one["trial_id"]): TrialConfig.from_dict(one) for one in ledger.search_log.planned()}
+        return replace(self, trials=tuple(found.values()))
 
     def pack_content(self, pack: Pack) -> dict[str, Any]:
         """Return what ``pack.json`` holds of a pack: its own content, and its trials with their labels."""
