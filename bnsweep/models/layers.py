@@ -112,7 +112,7 @@ class StackedLinear(nn.Module):
         biases = self.bias.chunk(self.members) if self.bias is not None else [None] * self.members
         inputs = x.unbind(0) if x.dim() == 3 else x.chunk(self.members, 1)
         parts = zip(inputs, self.weight.chunk(self.members), biases, strict=True)
-        return torch.cat([F.linear(own, weight, bias) for own, weight, bias in parts], 1)
+        return torch.cat([F.linear(own.contiguous(), weight, bias) for own, weight, bias in parts], 1)
 
 
 def _stacked_product(x: Tensor, weight: Tensor, bias: Tensor | None, members: int) -> Tensor:

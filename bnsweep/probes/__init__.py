@@ -10,7 +10,13 @@ from bnsweep.probes.moments import (
     moment_change,
 )
 from bnsweep.probes.readings import Row, ics_rows, landscape_rows, moments_rows
-from bnsweep.probes.reductions import MemberDifference, member_difference, member_norm, pairwise_sum
+from bnsweep.probes.reductions import (
+    MemberDifference,
+    member_difference,
+    member_distance,
+    member_norm,
+    pairwise_sum,
+)
 
 __all__ = [
     "ActivationMoments",
@@ -30,6 +36,7 @@ __all__ = [
     "landscape_rows",
     "linear_covariate_shift",
     "member_difference",
+    "member_distance",
     "member_gradients",
     "member_norm",
     "member_shift",

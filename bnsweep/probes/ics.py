@@ -193,7 +193,7 @@ def linear_covariate_shift(
         [side[layer.weight].reshape(members, -1, side[layer.weight].shape[1]) for layer in layers]
         for side in (before, after)
     )
-    still, moved = linear_gradients(old, old, x, y), linear_gradients(old, new, x, y)
+    still, moved = linear_gradients(old, new, x, y)
     pairs = [({"": still[i - 1].flatten(0, 1)}, {"": moved[i - 1].flatten(0, 1)}) for i in indices]
     return _reading(indices, pairs, members)
 
@@ -208,12 +208,23 @@ def _shared_prefix(loss_fn: LayeredLoss, after: Params) -> Callable[[int], LossF
 def _reading(
     indices: tuple[int, ...], pairs: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], members: int
 ) -> ICSReading:
-    """Compare the gradients of each layer before and after."""
-    rows = []
-    for old, new in pairs:
-        found = member_difference(old, new, members)
-        rows.append(torch.stack([found.difference, found.cosine, found.difference / found.norm]))
-    l2, cosine, relative = torch.stack(rows, dim=1).cpu().unbind(dim=0)
+    """Compare the gradients of each layer before and after, layers of one shape together."""
+    groups: dict[tuple[torch.Size, ...], list[int]] = {}
+    for row, (old, _) in enumerate(pairs):
+        groups.setdefault(tuple(gradient.shape for gradient in old.values()), []).append(row)
+    values = torch.empty(3, len(pairs), members, dtype=torch.float64)
+    for shapes, rows in groups.items():
+        sides = [
+            {
+                str(place): torch.cat([list(pairs[row][side].values())[place] for row in rows])
+                for place in range(len(shapes))
+            }
+            for side in (0, 1)
+        ]
+        found = member_difference(sides[0], sides[1], len(rows) * members)
+        compared = torch.stack([found.difference, found.cosine, found.difference / found.norm])
+        values[:, rows] = compared.view(3, len(rows), members).cpu()
+    l2, cosine, relative = values.unbind(dim=0)
     return ICSReading(indices, l2, cosine, relative)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bnsweep.probes.gradients import LossFn, Params, member_gradients, member_shift
-from bnsweep.probes.reductions import member_difference, member_norm
+from bnsweep.probes.reductions import member_distance, member_norm
 
 __all__ = ["LandscapeReading", "gradient_landscape"]
 
@@ -29,8 +29,6 @@ class LandscapeReading:
         losses: :math:`L(\theta_\alpha)`, ``[S, K]``.
         gradient_norm: :math:`\lVert g \rVert_2`, ``[K]``.
         gradient_change: :math:`\lVert g_\alpha - g \rVert_2`, ``[S, K]``.
-        cosine: Cosine of the angle between :math:`g_\alpha` and :math:`g`, ``[S, K]``; NaN where
-            one of them is zero.
         beta: Effective smoothness, ``[K]``: the largest finite
             :math:`\lVert g_\alpha - g \rVert_2 / (\alpha \lVert g \rVert_2)`; infinite where none
             is finite, NaN where :math:`g` is zero.
@@ -47,7 +45,6 @@ class LandscapeReading:
     losses: Tensor
     gradient_norm: Tensor
     gradient_change: Tensor
-    cosine: Tensor
     beta: Tensor
     beta_lr: Tensor
     argmax: Tensor
@@ -141,15 +138,13 @@ def gradient_landscape(
     rate = lr.detach().to(dtype=torch.float64, device="cpu")
     _check(sizes, rate, members)
     loss, gradient = known or member_gradients(loss_fn, params)
-    losses, changes, cosines = [], [], []
+    losses, changes = [], []
     for index, size in enumerate(sizes):
         there, moved = member_gradients(
             resample(index) if resample else loss_fn, member_shift(params, gradient, size * rate)
         )
         losses.append(there.to(torch.float64))
-        found = member_difference(gradient, moved, members)
-        changes.append(found.difference)
-        cosines.append(found.cosine)
+        changes.append(member_distance(moved, gradient, members))
     norm = member_norm(gradient, members).cpu()
     change = torch.stack(changes).cpu()
     beta, argmax = _smoothness(change, norm, torch.tensor(sizes, dtype=torch.float64), rate)
@@ -160,7 +155,6 @@ def gradient_landscape(
         losses=all_losses,
         gradient_norm=norm,
         gradient_change=change,
-        cosine=torch.stack(cosines).cpu(),
         beta=beta,
         beta_lr=beta * rate,
         argmax=argmax,

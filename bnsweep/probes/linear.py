@@ -12,8 +12,8 @@ __all__ = ["linear_gradients"]
 
 def linear_gradients(
     weights: Sequence[Tensor], earlier: Sequence[Tensor], x: Tensor, y: Tensor
-) -> list[Tensor]:
-    r"""Return the gradient by every layer, the layers before it having other weights.
+) -> tuple[list[Tensor], list[Tensor]]:
+    r"""Return the gradient by every layer, and that with other weights in the layers before it.
 
     For :math:`L = \tfrac12 \sum_n \lVert W_k \cdots W_1 x_n - y_n \rVert^2` and layer :math:`i`, with
     :math:`S_i = W_k \cdots W_{i+1}` and :math:`P_i = V_{i-1} \cdots V_1`,
@@ -32,32 +32,32 @@ def linear_gradients(
         y: Targets, ``[K, N, O]``.
 
     Returns:
-        The gradient by each layer's weights, float64 ``[K, O, I]``.
+        The gradients by each layer's weights, float64 ``[K, O, I]``: with the layers before it as they
+        are, and with the other weights there.
 
     Example:
-        Two scalar layers on :math:`x = 1, y = 1`: :math:`\partial L / \partial w_2 = v_1 (v_1 w_2 - 1)`.
+        Two scalar layers on :math:`x = 1, y = 1`, so that :math:`\partial L / \partial w_2 = w_1 (w_1 w_2
+        - 1)`: 2 with the old :math:`w_1 = 2`, and 6 with the new one, 3.
 
         >>> one = torch.ones(1, 1, 1)
-        >>> [g.item() for g in linear_gradients([2 * one, one], [3 * one, 9 * one], one, one)]
-        [1.0, 6.0]
+        >>> still, moved = linear_gradients([2 * one, one], [3 * one, 9 * one], one, one)
+        >>> [g.item() for g in still], [g.item() for g in moved]
+        ([1.0, 2.0], [1.0, 6.0])
     """
-    w = [matrix.detach().to(torch.float64) for matrix in weights]
-    v = [matrix.detach().to(torch.float64) for matrix in earlier]
-    inputs, targets = x.detach().to(torch.float64), y.detach().to(torch.float64)
-    square, cross = inputs.mT @ inputs, targets.mT @ inputs
-    behind: list[Tensor | None] = [None]  # S_k, ..., S_0; nothing stands behind the last layer
-    for matrix in reversed(w):
-        last = behind[-1]
-        behind.append(matrix if last is None else last @ matrix)
-    gradients = []
-    before: Tensor | None = None  # P_i, and nothing before the first layer
-    moved_square, moved_cross = square, cross  # P_i X X^T, and Y X^T P_i^T
+    w, v, inputs, targets = (
+        [matrix.detach().to(torch.float64) for matrix in side] for side in (weights, earlier, [x], [y])
+    )
+    square, cross = inputs[0].mT @ inputs[0], targets[0].mT @ inputs[0]
+    behind = [w[-1]]  # W_k, W_k W_{k-1}, ..., S_0
+    for matrix in reversed(w[:-1]):
+        behind.append(behind[-1] @ matrix)
+    still: list[Tensor] = []
+    moved: list[Tensor] = []
+    error = behind[-1] @ square - cross  # (S_0 X - Y) X^T, and P_i^T from the right with the old weights
     for i in range(len(w)):
-        after, through = behind[len(w) - 1 - i], behind[len(w) - i]
-        assert through is not None
-        spread = moved_square if before is None else moved_square @ before.mT
-        error = through @ spread - moved_cross
-        gradients.append(error if after is None else after.mT @ error)
-        before = v[i] if before is None else v[i] @ before
-        moved_square, moved_cross = v[i] @ moved_square, moved_cross @ v[i].mT
-    return gradients
+        other = behind[-1 - i] @ square - cross
+        for gradients, own in ((still, error), (moved, other)):
+            gradients.append(own if i == len(w) - 1 else behind[-2 - i].mT @ own)
+        error = error @ w[i].mT
+        square, cross = v[i] @ square @ v[i].mT, cross @ v[i].mT
+    return still, moved

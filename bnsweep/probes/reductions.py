@@ -8,19 +8,25 @@ is one slice all the way, so a member that holds NaN or infinity leaves the othe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["MemberDifference", "member_difference", "member_norm", "pairwise_sum"]
+__all__ = ["MemberDifference", "member_difference", "member_distance", "member_norm", "pairwise_sum"]
 
 _WIDTH = 1 << 16
 """Entries of one member that are reduced at a time."""
 
 _BLOCK = 1 << 17
-"""Entries of all members that are worked on at a time, where it is above ``_WIDTH``: they stay in cache."""
+"""Entries of all members that are worked on at a time: they stay in cache."""
+
+_PARTS = 4
+"""Parts of a row that are added up one after another, before what is left is summed as a tree."""
+
+Vectors = Callable[..., tuple[Tensor, ...]]
+"""Makes the vectors whose products are wanted from those that are given."""
 
 
 def pairwise_sum(values: Tensor, dim: int = -1) -> Tensor:
@@ -80,7 +86,35 @@ def member_norm(a: Mapping[str, Tensor], members: int) -> Tensor:
         >>> member_norm({"w": torch.tensor([3.0, 0.0]), "b": torch.tensor([4.0, 2.0])}, members=2)
         tensor([5., 2.], dtype=torch.float64)
     """
-    return member_difference(a, a, members).norm
+    _check_pair(a, a, members)
+    sums, scales = _sums((a,), members, _itself, ((0, 0),))
+    return sums[0].sqrt() * scales[0]
+
+
+def member_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int) -> Tensor:
+    r"""Return :math:`\lVert a_k - b_k \rVert_2` for every member, over all entries as one vector.
+
+    It is the ``difference`` of :func:`member_difference`, for less.
+
+    Args:
+        a: Tensors ``[K*d, ...]`` by name, member-major.
+        b: Tensors of the same names and shapes.
+        members: Number of members ``K``.
+
+    Returns:
+        float64 ``[K]``.
+
+    Raises:
+        ValueError: If names or shapes differ, or a leading axis is no multiple of ``members``.
+
+    Example:
+        >>> a, b = {"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([6.0, 0.0])}
+        >>> member_distance(a, b, members=2)
+        tensor([3., 4.], dtype=torch.float64)
+    """
+    _check_pair(a, b, members)
+    sums, scales = _sums((a, b), members, _difference, ((0, 0),))
+    return sums[0].sqrt() * scales[0]
 
 
 class MemberDifference(NamedTuple):
@@ -121,12 +155,9 @@ def member_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor], members:
         ([3.0, 4.0], [3.0, 4.0], [1.0, nan])
     """
     _check_pair(a, b, members)
-    scales = _scales(a, b, members)
-    terms = [_products(x, y, scales) for x, y in _piece_pairs(a, b, members)]
-    xx, yy, xy, dd = pairwise_sum(torch.stack(terms, dim=2), dim=2)
-    norm, difference = xx.sqrt(), dd.sqrt()
-    if scales is not None:
-        norm, difference = norm * scales[0].squeeze(1), difference * scales[2].squeeze(1)
+    sums, scales = _sums((a, b), members, _both_and_difference, ((0, 0), (1, 1), (0, 1), (2, 2)))
+    xx, yy, xy, dd = sums
+    norm, difference = xx.sqrt() * scales[0], dd.sqrt() * scales[2]
     return MemberDifference(norm, difference, torch.clamp(xy / (xx * yy).sqrt(), -1.0, 1.0))
 
 
@@ -144,60 +175,86 @@ def _check_pair(a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int) 
             )
 
 
-def _piece_pairs(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield both as ``[K, n]`` matrices; the cuts depend on one member's sizes, never on K."""
-    same = a is b
-    waiting: list[tuple[Tensor, Tensor]] = []
+def _difference(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return (x - y,)
+
+
+def _both_and_difference(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return x, y, x - y
+
+
+def _itself(x: Tensor) -> tuple[Tensor, ...]:
+    return (x,)
+
+
+def _pieces(sides: Sequence[Mapping[str, Tensor]], members: int) -> Iterator[tuple[Tensor, ...]]:
+    """Yield each side as ``[K, n]`` matrices; the cuts depend on one member's sizes, never on K."""
+    waiting: list[list[Tensor]] = []
     width = 0
-    for name in a:
-        x = a[name].detach().reshape(members, -1)
-        y = x if same else b[name].detach().reshape(members, -1)
-        if waiting and width + x.shape[1] > _WIDTH:
-            yield _joined(waiting)
+    for name in sides[0]:
+        matrices = [side[name].detach().reshape(members, -1) for side in sides]
+        if waiting and width + matrices[0].shape[1] > _WIDTH:
+            yield tuple(torch.cat(own, dim=1) for own in zip(*waiting, strict=True))
             waiting, width = [], 0
-        if x.shape[1] > _WIDTH:
-            yield from zip(torch.split(x, _WIDTH, dim=1), torch.split(y, _WIDTH, dim=1), strict=True)
+        if matrices[0].shape[1] > _WIDTH:
+            yield from zip(*(torch.split(own, _WIDTH, dim=1) for own in matrices), strict=True)
         else:
-            waiting.append((x, y))
-            width += x.shape[1]
+            waiting.append(matrices)
+            width += matrices[0].shape[1]
     if waiting:
-        yield _joined(waiting)
+        yield tuple(torch.cat(own, dim=1) for own in zip(*waiting, strict=True))
 
 
-def _joined(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    x, y = (torch.cat(side, dim=1) for side in zip(*pairs, strict=True))
-    return x, y
+def _sums(
+    sides: Sequence[Mapping[str, Tensor]],
+    members: int,
+    vectors: Vectors,
+    products: Sequence[tuple[int, int]],
+) -> tuple[Tensor, Tensor]:
+    """Return inner products of the scaled ``vectors`` of each member, ``[n, K]``, and their scales."""
+    scales = _scales(sides, members, vectors)
+    terms = []
+    for piece in _pieces(sides, members):
+        rows = max(1, _BLOCK // max(1, piece[0].shape[1]))
+        blocks = [slice(first, first + rows) for first in range(0, members, rows)]
+        found = [
+            _block(
+                [own[block] for own in piece], vectors, products, None if scales is None else scales[:, block]
+            )
+            for block in blocks
+        ]
+        terms.append(torch.cat(found, dim=1))
+    sums = pairwise_sum(torch.stack(terms, dim=2), dim=2)
+    return sums, sums.new_ones(1, 1).expand(3, members) if scales is None else scales.squeeze(2)
 
 
-def _products(x: Tensor, y: Tensor, scales: Tensor | None) -> Tensor:
-    """Return the sums of x x, y y, x y and (x - y)^2 of every row, ``[4, K]``."""
-    rows = max(1, _BLOCK // max(1, x.shape[1]))
-    parts = []
-    for first in range(0, len(x), rows):
-        part = slice(first, first + rows)
-        u, v = x[part].to(torch.float64), y[part].to(torch.float64)
-        d = u - v
+def _block(
+    piece: Sequence[Tensor], vectors: Vectors, products: Sequence[tuple[int, int]], scales: Tensor | None
+) -> Tensor:
+    """Add up a few parts of the rows side by side, then the tree over what is left."""
+    width = max(1, -(-piece[0].shape[1] // _PARTS))
+    total = piece[0].new_zeros(len(products), len(piece[0]), width, dtype=torch.float64)
+    term = torch.empty_like(total)
+    for parts in zip(*(torch.split(own, width, dim=1) for own in piece), strict=True):
+        found = vectors(*(part.to(torch.float64) for part in parts))
         if scales is not None:
-            u, v, d = u / scales[0, part], v / scales[1, part], d / scales[2, part]
-        products = u.new_empty(4, *u.shape)
-        for product, (left, right) in zip(products, ((u, u), (v, v), (u, v), (d, d)), strict=True):
-            torch.mul(left, right, out=product)
-        parts.append(_tree(products))
-    return torch.cat(parts, dim=1)
+            found = tuple(vector / scale for vector, scale in zip(found, scales, strict=True))
+        for row, (left, right) in enumerate(products):
+            torch.mul(found[left], found[right], out=term[row, :, : parts[0].shape[1]])
+        total[:, :, : parts[0].shape[1]].add_(term[:, :, : parts[0].shape[1]])
+    return _tree(total)
 
 
-def _scales(a: Mapping[str, Tensor], b: Mapping[str, Tensor], members: int) -> Tensor | None:
-    """Return powers of two near the largest magnitudes of a, b and a - b, float64 ``[3, K, 1]``.
+def _scales(sides: Sequence[Mapping[str, Tensor]], members: int, vectors: Vectors) -> Tensor | None:
+    """Return powers of two near the largest magnitude of each vector, float64 ``[n, K, 1]``.
 
     None where all is of a narrower type than float64, whose range the squares cannot leave.
     """
-    if not any(tensor.dtype == torch.float64 for tensor in (*a.values(), *b.values())):
+    if not any(tensor.dtype == torch.float64 for side in sides for tensor in side.values()):
         return None
     parts = [
-        torch.stack([values.abs().amax(dim=1, keepdim=True) for values in (x, y, x - y)])
-        for x, y in _piece_pairs(a, b, members)
+        torch.stack([vector.abs().amax(dim=1, keepdim=True) for vector in vectors(*piece)])
+        for piece in _pieces(sides, members)
     ]
     largest = torch.cat(parts, dim=2).to(torch.float64).amax(dim=2, keepdim=True)
     usable = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
