@@ -118,6 +118,7 @@ class Execution:
         from bnsweep.runners.environment import describe_driver
 
         finished, made, tracked = True, None, None
+        suggested = len(self.plan.trials)
         mirror = _start_mirror(self.ledger, uri)
         try:
             if found is not None:
@@ -132,10 +133,11 @@ class Execution:
                 tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
         if self.spec.method == "optuna":
             self.plan = self.plan.with_suggestions(self.ledger)
+        started = len(left) + len(self.plan.trials) - suggested
         states = count_states(self.ledger, self.plan.trial_ids)
         seconds = time.monotonic() - self.began
         return Outcome(
-            self.plan.name, self.ledger.root, states, len(left), not finished, made, tracked, uri, seconds,
+            self.plan.name, self.ledger.root, states, started, not finished, made, tracked, uri, seconds,
             self.errors,
         )  # fmt: skip
 

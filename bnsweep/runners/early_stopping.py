@@ -105,11 +105,12 @@ class Stopper:
         One whose seeds have all diverged reports to the rungs that it will not reach, so that
         others are compared with it.
         """
-        if condition in self._complete:
+        if condition in self._complete or any(self.known(condition).values()):
             return
         if diverged:
             for step in self.rungs:
-                self.decide(condition, step, value)
+                if self.decide(condition, step, value):
+                    break
         self.log.append("ran", condition=condition, step=steps, value=value)
         self._close(condition, steps, value)
 

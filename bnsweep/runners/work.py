@@ -256,23 +256,24 @@ class PackWorker:
         return progress
 
     def _decided(self) -> bool:
-        """Whether it is known if the condition goes on from this rung; if it does not, it stops."""
+        """Whether it is known if the condition goes on from this rung; if it does not, it stops.
+
+        It is evaluated whatever is known, so that an interruption leaves no trace in the readings.
+        """
         assert self._trainer is not None
+        self._trainer.evaluate()
+        self._collect()
         stop = self.ledger.decision(self._pack_id, self._trainer.step_index)
         if stop is None:
             return False
         self._rungs.discard(self._trainer.step_index)
         if stop:
-            self._trainer.evaluate()
-            self._collect()
             self._trainer.stop()
         return True
 
     def _at_rung(self) -> Progress:
         """Report what the condition is worth so far."""
         assert self._trainer is not None and self._goal is not None
-        self._trainer.evaluate()
-        self._collect()
         records = [self._record(outcome, {}) for outcome in self._trainer.standings()]
         return self._progress(value=self._goal.worth(records).values[0])
 

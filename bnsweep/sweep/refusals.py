@@ -33,6 +33,14 @@ class Refusal:
 
 NOT_BUILT: tuple[Refusal, ...] = (
     Refusal(
+        "search", lambda value: "storage" in value, "must be without storage",
+        "showing the study in a database is not built yet: the report shows the search",
+    ),
+    Refusal(
+        "search", lambda value: "warm_start" in value, "must be without warm_start",
+        "starting from another search is not built yet: give both the same name and raise num_trials",
+    ),
+    Refusal(
         "claims", lambda value: bool(value), "must be empty or absent",
         "judging claims is not built yet: the report shows the tables and figures behind them",
     ),
