@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 if TYPE_CHECKING:
     import pyarrow
 
@@ -138,6 +136,7 @@ def keep_names(table: pyarrow.Table, names: Sequence[str]) -> pyarrow.Table:
 
 def join_tables(tables: Mapping[str, pyarrow.Table]) -> pyarrow.Table:
     """Return curve tables of several trials as one, with a dictionary-encoded ``trial_id`` first."""
+    import numpy as np
     import pyarrow
 
     if not tables:
