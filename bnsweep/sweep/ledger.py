@@ -13,11 +13,19 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.errors import LedgerError
-from bnsweep.sweep.curves import decode_table, encode_curves, join_tables, keep_names, same_values
+from bnsweep.sweep.curves import (
+    decode_table,
+    encode_curves,
+    join_tables,
+    keep_names,
+    same_values,
+    stack_tables,
+)
 from bnsweep.sweep.files import encode_json, link_bytes, read_json, replace_bytes
 from bnsweep.sweep.folder import unreadable
 from bnsweep.sweep.pack_folders import PackFolders
@@ -28,6 +36,10 @@ if TYPE_CHECKING:
     import pyarrow
 
 __all__ = ["Ledger"]
+
+_JOINED = 256
+"""Curve files that are joined before what is not asked for is dropped: one by one would be slow, all at
+once would hold every reading of the sweep."""
 
 _IS_TRIAL = re.compile(r"[0-9a-f]{16}").fullmatch
 
@@ -253,13 +265,14 @@ class Ledger(PackFolders):
             Columns ``trial_id`` and those of :class:`CurveRow`; ``trial_id`` and ``name`` are
             dictionary-encoded.
         """
-        tables = {}
-        for record in self.records(trial_ids):
-            content = self._curve_bytes(record)
-            if content is not None:
-                table = decode_table(content)
-                tables[record.trial_id] = table if names is None else keep_names(table, names)
-        return join_tables(tables)
+        parts = [join_tables({})]
+        records = self.records(trial_ids)
+        while some := list(islice(records, _JOINED)):
+            found = ((record.trial_id, self._curve_bytes(record)) for record in some)
+            tables = {trial_id: decode_table(content) for trial_id, content in found if content is not None}
+            part = join_tables(tables)
+            parts.append(part if names is None else keep_names(part, names))
+        return stack_tables(parts)
 
     def write_failure(self, trial_id: str, traceback: str, **details: Any) -> int:
         """Store a failed attempt.
