@@ -245,7 +245,11 @@ class Ledger(PackFolders):
             The table, or ``None`` where the trial is pending; damaged curves make it so.
         """
         record = self.record(trial_id)
-        content = self._curve_bytes(record) if record else None
+        return None if record is None else self.curves_of(record)
+
+    def curves_of(self, record: Record) -> pyarrow.Table | None:
+        """Return the readings of a record that was just read; see :meth:`curves`."""
+        content = self._curve_bytes(record)
         return None if content is None else decode_table(content)
 
     def curve_file(self, trial_id: str) -> Path:
