@@ -240,7 +240,8 @@ def counting_server(folder: Path) -> Iterator[tuple[str, Counter[str]]]:
     port = _free_port()
     words = [
         "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "artifacts"),
+        "--backend-store-uri", f"sqlite:///{folder}/server.db",
+        "--artifacts-destination", str(folder / "artifacts"),
     ]  # fmt: skip
     counts: Counter[str] = Counter()
     with (folder / "server.log").open("wb") as log:
