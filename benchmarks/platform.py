@@ -6,7 +6,7 @@ Three measurements, on plans whose networks have one layer and train for two ste
   watched from outside: CPU of the driver and of the mirror, memory of the driver, time to the first record;
 - a ledger of as many trials, written directly with the same classes: CPU and wall time of ``plan``,
   ``status`` and ``report``, and of the mirror that sends a ledger of ``--mirrored`` trials to SQLite;
-- the mirror on a small ledger and an ``mlflow server`` behind a proxy that counts requests.
+- the mirror on a small ledger and an MLflow server behind a proxy that counts requests.
 
 CPU is user and system time. The mirror's is that of sending all to a database that is there, less that of
 a second run with nothing to send. Bytecode is cached first, also where ``PYTHONDONTWRITEBYTECODE`` is set.
@@ -18,7 +18,6 @@ import argparse
 import http.client
 import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -236,45 +235,22 @@ def mirror_cost(trials: int, folder: Path) -> tuple[Spent, float]:
 
 @contextmanager
 def counting_server(folder: Path) -> Iterator[tuple[str, Counter[str]]]:
-    """Start an ``mlflow server`` behind a proxy; give its address and a count of requests by path."""
-    port = _free_port()
-    words = [
-        "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/server.db",
-        "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
+    """Start an MLflow server behind a proxy; give its address and a count of requests by path."""
+    from bnsweep.tracking import start_ui
+    from bnsweep.tracking.ui import free_port
+
     counts: Counter[str] = Counter()
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen([sys.executable, "-m", *words], env=environment(), stdout=log, stderr=log)
+    port = free_port(0)
+    server = start_ui(f"sqlite:///{folder}/server.db", folder, port)
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), _proxy(port, counts))
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     try:
-        _await(port, server)
+        server.wait_ready(300.0)  # type: ignore[union-attr]
         yield f"http://127.0.0.1:{proxy.server_address[1]}", counts
     finally:
         proxy.shutdown()
         proxy.server_close()
-        server.terminate()
-        server.wait(30)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _await(port: int, server: subprocess.Popen[bytes], seconds: float = 180.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/health")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            time.sleep(0.5)
-    raise SystemExit("mlflow server did not start")
+        server.stop()  # type: ignore[union-attr]
 
 
 def _proxy(port: int, counts: Counter[str]) -> type[BaseHTTPRequestHandler]:
@@ -315,14 +291,14 @@ def line(what: str, value: str, goal: str = "") -> None:
     print(f"{what:<52} {value:>16}  {goal}".rstrip(), flush=True)
 
 
-def show_run(trials: int, folder: Path) -> None:
-    """Measure a real run and print it."""
+def show_run(trials: int, folder: Path, tracked: bool) -> None:
+    """Measure a real run, mirrored or not, and print it."""
     from bnsweep.sweep import to_yaml
 
     storage = folder / "real"
     storage.mkdir()
     file = folder / "real.yaml"
-    file.write_text(to_yaml(content(trials)))
+    file.write_text(to_yaml(content(trials) | ({} if tracked else {"tracking": {"uri": "none"}})))
     seen = watch_run(file, storage)
     start, trained, end = seen.driver
     files, size = size_of(storage / NAME)
@@ -335,7 +311,8 @@ def show_run(trials: int, folder: Path) -> None:
     line("  driver CPU a trial, Tune and ledger (ms)", f"{1e3 * (trained - start) / count:.2f}", "goal < 10")
     line("  driver CPU, report and end (s)", f"{end - trained:.2f}")
     line("  driver memory a pack (kB)", f"{seen.grown / seen.packs:.0f}", "goal < 50")
-    line("  mirror CPU in all, its start-up included (s)", f"{seen.mirror:.2f}")
+    if tracked:
+        line("  mirror CPU in all, its start-up included (s)", f"{seen.mirror:.2f}")
     line("  ledger files, bytes a trial", f"{files / count:.1f}, {size / count:.0f}")
 
 
@@ -376,6 +353,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1000, help="trials of the plan")
     parser.add_argument("--mirrored", type=int, default=500, help="trials that the mirror is timed on")
+    parser.add_argument("--untracked", action="store_true", help="the real run without its mirror")
     parser.add_argument("--quick", action="store_true", help="40 trials, no server: only to see it work")
     parser.add_argument("--parts", default="run,ledger,server", help="what to measure")
     options = parser.parse_args()
@@ -391,7 +369,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bnsweep-platform-") as name:
         folder = Path(name)
         if "run" in parts:
-            show_run(trials, folder)
+            show_run(trials, folder, not options.untracked)
         if "ledger" in parts:
             show_ledger(trials, mirrored, folder)
         if "server" in parts:
