@@ -253,7 +253,9 @@ def _scales(sides: Sequence[Mapping[str, Tensor]], members: int, vectors: Vector
     if not any(tensor.dtype == torch.float64 for side in sides for tensor in side.values()):
         return None
     parts = [
-        torch.stack([vector.abs().amax(dim=1, keepdim=True) for vector in vectors(*piece)])
+        torch.stack(
+            [torch.maximum(v.amax(1, keepdim=True), -v.amin(1, keepdim=True)) for v in vectors(*piece)]
+        )
         for piece in _pieces(sides, members)
     ]
     largest = torch.cat(parts, dim=2).to(torch.float64).amax(dim=2, keepdim=True)
