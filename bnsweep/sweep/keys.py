@@ -191,7 +191,12 @@ SEARCH_KEYS: dict[str, Key] = {
     ),
 }
 EARLY_STOP_KEYS: dict[str, Key] = {
-    "type": Key("choice", "Rule; hyperband, bohb and pbt pause trials and need checkpoints of Ray's.", "(required)", choices=("asha", "median")),
+    "type": Key(
+        "choice",
+        "Rule; hyperband, bohb and pbt pause trials and need checkpoints of Ray's.",
+        "(required)",
+        choices=("asha", "median"),
+    ),
     "min_steps": Key("integer", "Steps before the rule speaks.", 100, 1, 10_000_000),
     "eta": Key("number", "One in eta goes on at each rung.", 3, 1, 1000, open_low=True),
 }
