@@ -125,6 +125,7 @@ class Watched:
         driver: CPU of the driver at these three moments.
         mirror: CPU of the mirror at its end.
         grown: Growth of the driver's peak memory from the first record to the last.
+        peak: The driver's peak memory when all was trained.
         packs: Packs that the driver opened.
     """
 
@@ -134,6 +135,7 @@ class Watched:
     driver: list[float] = field(default_factory=list)
     mirror: float = 0.0
     grown: int = 0
+    peak: int = 0
     packs: int = 0
 
 
@@ -165,7 +167,8 @@ def watch_run(file: Path, storage: Path) -> Watched:
             if seen.first and not seen.trained and not left:
                 seen.trained = time.monotonic() - began
                 seen.driver.append(driver)
-                seen.grown = max(0, memory_of(pid, "VmHWM") - at_first)
+                seen.peak = memory_of(pid, "VmHWM")
+                seen.grown = max(0, seen.peak - at_first)
             time.sleep(0.05)
     seen.driver.append(driver)
     seen.wall = time.monotonic() - began
@@ -310,7 +313,8 @@ def show_run(trials: int, folder: Path, tracked: bool) -> None:
     line("  driver CPU, start-up to first record (s)", f"{start:.2f}")
     line("  driver CPU a trial, Tune and ledger (ms)", f"{1e3 * (trained - start) / count:.2f}", "goal < 10")
     line("  driver CPU, report and end (s)", f"{end - trained:.2f}")
-    line("  driver memory a pack (kB)", f"{seen.grown / seen.packs:.0f}", "goal < 50")
+    line("  driver memory a pack while training (kB)", f"{seen.grown / seen.packs:.0f}", "goal < 50")
+    line("  driver peak memory before the report (MB)", f"{seen.peak / 1024:.0f}")
     if tracked:
         line("  mirror CPU in all, its start-up included (s)", f"{seen.mirror:.2f}")
     line("  ledger files, bytes a trial", f"{files / count:.1f}, {size / count:.0f}")
