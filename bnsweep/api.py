@@ -28,6 +28,7 @@ from bnsweep.execution import (
 )
 from bnsweep.sweep import Plan, SweepSpec, load_spec, make_plan
 from bnsweep.sweep.objectives import Goal
+from bnsweep.sweep.plan import kinds_of_trials
 from bnsweep.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -85,7 +86,11 @@ def load(source: Source) -> SweepSpec:
     Raises:
         SpecError: With every mistake in it.
     """
-    return source if isinstance(source, SweepSpec) else load_spec(source)
+    from bnsweep import search
+
+    spec = source if isinstance(source, SweepSpec) else load_spec(source)
+    search.check(spec)
+    return spec
 
 
 def plan(source: Source) -> Plan:
@@ -238,11 +243,16 @@ def run(
     _refuse_unprepared(wanted)
     place = root or storage_folder(spec, storage) / spec.name
     known = (place / "ledger.json").exists()
-    left, skipped = _left(wanted, Ledger(place) if known else None, retry_failed)
-    tell(_opening(wanted, len(left), skipped))
+    before = Ledger(place) if known else None
+    planned, unasked = wanted, 0
+    if spec.method == "optuna":
+        planned = wanted.with_suggestions(before) if before else wanted
+        unasked = wanted.count - len(planned.trials)
+    left, skipped = _left(planned, before, retry_failed)
+    tell(_opening(wanted, len(left) + unasked, skipped))
     uri = _tracking_uri(spec, place.parent)
     found = None
-    if left:
+    if left or unasked:
         _check_cpus(spec)
         if uri is not None:
             from bnsweep.tracking import check_uri
@@ -250,7 +260,7 @@ def run(
             check_uri(uri)
         if not known:
             Ledger.check_place(place)
-        found = _preflight(spec, left)
+        found = _preflight(spec, kinds_of_trials(spec) if unasked else left)
         for note in found.notes:
             tell(f"note: {note}")
         _check_gpus(spec, found)
@@ -259,8 +269,9 @@ def run(
     ledger = Ledger(place) if root else Ledger.open(place.parent, spec.name, create=True)
     with ledger.exclusive():
         ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted))
-        execution = Execution(spec, wanted, ledger, runner, progress or (lambda _: None), tell, began)
-        return execution.run(left, found, uri, begin or (lambda _: None))
+        execution = Execution(spec, planned, ledger, runner, progress or (lambda _: None), tell, began)
+        start = begin or (lambda _: None)
+        return execution.run(left, found, uri, lambda count: start(count + unasked))
 
 
 def status(name: str | PathLike[str], storage: str | None = None) -> Status:

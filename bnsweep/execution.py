@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bnsweep.errors import BnsweepError
 from bnsweep.sweep import Plan, SweepSpec
 from bnsweep.sweep.forecast import Measured
+from bnsweep.sweep.objectives import Goal
+from bnsweep.sweep.plan import expander, kinds_of_trials
 from bnsweep.trial import CUSTOM_NORM, TrialConfig
 
 if TYPE_CHECKING:
     from bnsweep.analysis import Report
     from bnsweep.runners import Preflight, Progress, Source, WorkerContext
+    from bnsweep.runners.search_source import SearchSource
+    from bnsweep.search import Search
     from bnsweep.sweep.ledger import Ledger
     from bnsweep.tracking import Summary
 
@@ -101,6 +105,7 @@ class Execution:
         self.runner, self.progress, self.tell = runner, progress, tell
         self.errors: dict[str, int] = {}
         self.device = device_type(spec)
+        self._rung: SearchSource | None = None
 
     def run(
         self,
@@ -113,6 +118,7 @@ class Execution:
         from bnsweep.runners.environment import describe_driver
 
         finished, made, tracked = True, None, None
+        suggested = len(self.plan.trials)
         mirror = _start_mirror(self.ledger, uri)
         try:
             if found is not None:
@@ -125,10 +131,13 @@ class Execution:
         finally:
             if mirror:
                 tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
+        if self.spec.method == "optuna":
+            self.plan = self.plan.with_suggestions(self.ledger)
+        started = len(left) + len(self.plan.trials) - suggested
         states = count_states(self.ledger, self.plan.trial_ids)
         seconds = time.monotonic() - self.began
         return Outcome(
-            self.plan.name, self.ledger.root, states, len(left), not finished, made, tracked, uri, seconds,
+            self.plan.name, self.ledger.root, states, started, not finished, made, tracked, uri, seconds,
             self.errors,
         )  # fmt: skip
 
@@ -137,8 +146,34 @@ class Execution:
         from bnsweep.runners import PlannedPacks
 
         stackable = partial(_stackable, found=found)
+        if train and (self.spec.method == "optuna" or self.spec.early_stop):
+            return self._search(left, stackable)
         measured = measurements(self.spec, self.ledger, stackable)
         return PlannedPacks(self.plan, self.ledger, left, self.device, measured, stackable, self.tell, train)
+
+    def _search(self, left: Sequence[TrialConfig], stackable: Callable[[TrialConfig], bool]) -> Source:
+        """Return the conditions of a search, which become known while it runs, or are stopped early."""
+        from bnsweep.runners.search_source import PlannedConditions, SearchSource, Suggester
+
+        spec, log = self.spec, self.ledger.search_log
+        search: Suggester = PlannedConditions(self.plan) if spec.method == "random" else self._optuna()
+        rule = None
+        if spec.early_stop:
+            from bnsweep.runners.early_stopping import Stopper
+
+            rule = Stopper(spec, log, min(int(kind.parameters["steps"]) for kind in kinds_of_trials(spec)))
+        ended = {trial_id for one in search.open for trial_id in one.trial_ids}
+        retry = [(trial, self.plan.label_of[trial.trial_id]) for trial in left if trial.trial_id not in ended]
+        self._rung = SearchSource(
+            search, self.ledger, self.device, spec.resources.kernel or "grouped", stackable, rule,
+            Goal.of(spec).to_dict(), retry if spec.method == "optuna" else (),
+        )  # fmt: skip
+        return self._rung
+
+    def _optuna(self) -> Search:
+        from bnsweep.search import Search
+
+        return Search(self.spec, self.ledger.search_log, expander(self.spec))
 
     def train(self, source: Source) -> bool:
         """Let the runner do what there is to do; return whether all was tried."""
@@ -155,6 +190,8 @@ class Execution:
         return runner.run(source, context, self._watch)
 
     def _watch(self, progress: Progress) -> None:
+        if progress.value is not None and self._rung is not None:
+            self._rung.rung(progress)
         if progress.error:
             self.errors[progress.error] = self.errors.get(progress.error, 0) + progress.members
         self.progress(progress)

@@ -46,6 +46,9 @@ def call(arguments: argparse.Namespace) -> int:
         return 0
     print(f"{plan.name}: {plan.count} trials = {plan.condition_count} conditions x {len(plan.seeds)} seeds")
     for name in plan.varying:
+        if not plan.trials:
+            print(f"  {name}: suggested while the search runs")
+            continue
         counts = Counter(str(trial.parameters.get(name, "-")) for trial in plan.trials)
         print(f"  {name}: {_values(counts)}")
     if plan.unprepared is not None:

@@ -90,8 +90,11 @@ class _PackTrainable(tune.Trainable):
         deadline = time.monotonic() + STEP_SECONDS
         results: list[dict[str, Any]] = []
         while (self._worker.busy or self._queue) and time.monotonic() < deadline:
-            progress = None if self._worker.busy else self._worker.take(self._queue.pop(0))
-            results.append((progress or self._worker.advance(deadline)).to_dict())
+            taken = None if self._worker.busy else self._worker.take(self._queue.pop(0))
+            progress = taken or self._worker.advance(deadline)
+            results.append(progress.to_dict())
+            if progress.value is not None:
+                break  # the driver decides before the next step
         done = not self._worker.busy and not self._queue and not self._held(deadline)
         return {"progress": results, "done": done}
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnsweep.sweep.curves import CurveRow
 from bnsweep.sweep.ledger import Ledger
+from bnsweep.sweep.objectives import Goal
 from bnsweep.sweep.records import Record, now
 from bnsweep.trial import TrialConfig, TrialState
 
@@ -67,6 +68,7 @@ class Progress:
         states: Trials by state, once finished.
         error: Last line of the traceback, if the pack failed.
         too_large: Whether the pack does not fit in memory, and has to be divided; nothing failed.
+        value: The condition's objective, where the pack waits at a rung for a decision.
         pid: The worker's process.
         peak_mb: The most memory that process has held so far, in MB.
     """
@@ -80,6 +82,7 @@ class Progress:
     states: dict[str, int] = field(default_factory=dict)
     error: str = ""
     too_large: bool = False
+    value: float | None = None
     pid: int = field(default_factory=os.getpid)
     peak_mb: float = field(default_factory=lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
@@ -113,6 +116,8 @@ class PackWorker:
         self._sealed = 0
         self._rows: dict[str, list[CurveRow]] = {}
         self._failure: Progress | None = None
+        self._rungs: set[int] = set()
+        self._goal: Goal | None = None
 
     @property
     def busy(self) -> bool:
@@ -160,7 +165,7 @@ class PackWorker:
         self._pack_id, self._trials, self._trainer, self._failure = pack_id, [], None, None
         self._started = self._checkpointed = time.monotonic()
         self._attempts = [{"started": now(), "host": platform.node(), "pack_id": pack_id, "from_step": 0}]
-        self._sealed, self._rows = 0, {}
+        self._sealed, self._rows, self._rungs = 0, {}, set()
         try:
             if not self.ledger.has_pack(pack_id):
                 self._failure = Progress(pack_id, 0, 0, 0, finished=True)  # done by a worker that was lost
@@ -169,6 +174,8 @@ class PackWorker:
             self._device = str(pack["device"])
             self._trials = [TrialConfig.from_dict(content) for content in pack["trials"]]
             self._labels = list(pack["labels"])
+            self._rungs = set(pack.get("rungs", ()))
+            self._goal = Goal.from_dict(pack["goal"]) if self._rungs else None
             self._begin(str(pack["kernel"]))
         except Exception as error:
             self._fail(error)
@@ -230,6 +237,10 @@ class PackWorker:
         trainer = self._trainer
         assert trainer is not None
         while not trainer.finished:
+            if trainer.step_index in self._rungs and not self._decided():
+                return self._at_rung()
+            if trainer.finished:
+                break
             trainer.step()
             self._collect()
             now = time.monotonic()
@@ -243,6 +254,28 @@ class PackWorker:
         progress = self._progress(finished=True, states=states)
         self._pack_id = ""
         return progress
+
+    def _decided(self) -> bool:
+        """Whether it is known if the condition goes on from this rung; if it does not, it stops.
+
+        It is evaluated whatever is known, so that an interruption leaves no trace in the readings.
+        """
+        assert self._trainer is not None
+        self._trainer.evaluate()
+        self._collect()
+        stop = self.ledger.decision(self._pack_id, self._trainer.step_index)
+        if stop is None:
+            return False
+        self._rungs.discard(self._trainer.step_index)
+        if stop:
+            self._trainer.stop()
+        return True
+
+    def _at_rung(self) -> Progress:
+        """Report what the condition is worth so far."""
+        assert self._trainer is not None and self._goal is not None
+        records = [self._record(outcome, {}) for outcome in self._trainer.standings()]
+        return self._progress(value=self._goal.worth(records).values[0])
 
     def _progress(self, **more: Any) -> Progress:
         trainer = self._trainer
@@ -318,7 +351,7 @@ class PackWorker:
         """Write the error being handled as a failure of every member, or ask for smaller packs."""
         members = len(self._trials)
         self._trainer = None
-        if members > 1 and _out_of_memory(error):
+        if members > 1 and _out_of_memory(error) and not self._rungs:
             self._failure = Progress(self._pack_id, members, 0, 0, finished=True, too_large=True)
             return
         self._failure = abandon_pack(self.ledger, self._pack_id, traceback.format_exc())

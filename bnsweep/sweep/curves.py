@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 if TYPE_CHECKING:
     import pyarrow
 
@@ -24,6 +22,7 @@ __all__ = [
     "keep_names",
     "rows_of",
     "same_values",
+    "stack_tables",
 ]
 
 
@@ -138,6 +137,7 @@ def keep_names(table: pyarrow.Table, names: Sequence[str]) -> pyarrow.Table:
 
 def join_tables(tables: Mapping[str, pyarrow.Table]) -> pyarrow.Table:
     """Return curve tables of several trials as one, with a dictionary-encoded ``trial_id`` first."""
+    import numpy as np
     import pyarrow
 
     if not tables:
@@ -145,8 +145,14 @@ def join_tables(tables: Mapping[str, pyarrow.Table]) -> pyarrow.Table:
     lengths = [len(table) for table in tables.values()]
     codes = np.repeat(np.arange(len(tables), dtype=np.int32), lengths)
     trials = pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array(list(tables)))
-    joined = pyarrow.concat_tables(tables.values()).unify_dictionaries().combine_chunks()
-    return joined.add_column(0, "trial_id", trials)
+    return stack_tables(list(tables.values())).add_column(0, "trial_id", trials)
+
+
+def stack_tables(tables: Sequence[pyarrow.Table]) -> pyarrow.Table:
+    """Return tables with the same columns, one below the other."""
+    import pyarrow
+
+    return pyarrow.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
 def same_values(one: bytes, other: bytes) -> bool:

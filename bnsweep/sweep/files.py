@@ -45,7 +45,7 @@ def encode_json(content: object) -> bytes:
     return (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path | str) -> dict[str, Any]:
     """Return the JSON object in a file.
 
     Raises:
@@ -53,7 +53,8 @@ def read_json(path: Path) -> dict[str, Any]:
         OSError: If the file cannot be read.
     """
     try:
-        content = json.loads(path.read_bytes())
+        with open(path, "rb", buffering=0) as file:
+            content = json.loads(file.read())
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
     if not isinstance(content, dict):

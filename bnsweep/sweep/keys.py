@@ -169,7 +169,7 @@ SEARCH_KEYS: dict[str, Key] = {
     ),
     "lag": Key(
         "integer",
-        "Newest conditions whose results a suggestion does not know; so many can train at once.",
+        "How many of the newest results a suggestion does not know; so many workers can be busy.",
         None,
         1,
         100_000,
@@ -191,7 +191,12 @@ SEARCH_KEYS: dict[str, Key] = {
     ),
 }
 EARLY_STOP_KEYS: dict[str, Key] = {
-    "type": Key("choice", "Rule.", "(required)", choices=("asha", "median")),
+    "type": Key(
+        "choice",
+        "Rule; hyperband, bohb and pbt pause trials and need checkpoints of Ray's.",
+        "(required)",
+        choices=("asha", "median"),
+    ),
     "min_steps": Key("integer", "Steps before the rule speaks.", 100, 1, 10_000_000),
     "eta": Key("number", "One in eta goes on at each rung.", 3, 1, 1000, open_low=True),
 }

@@ -9,24 +9,41 @@ folder can be moved. This module is the only one that knows where things lie.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.errors import LedgerError
-from bnsweep.sweep.curves import decode_table, encode_curves, join_tables, keep_names, same_values
+from bnsweep.sweep.curves import (
+    decode_table,
+    encode_curves,
+    join_tables,
+    keep_names,
+    same_values,
+    stack_tables,
+)
 from bnsweep.sweep.files import encode_json, link_bytes, read_json, replace_bytes
 from bnsweep.sweep.folder import unreadable
 from bnsweep.sweep.pack_folders import PackFolders
 from bnsweep.sweep.records import SCHEMA, PlannedTrial, Record, check_schema, check_trial_id, now
+from bnsweep.sweep.search_log import SearchLog
 from bnsweep.trial import TrialConfig
 
 if TYPE_CHECKING:
     import pyarrow
 
 __all__ = ["Ledger"]
+
+_JOINED = 256
+"""Curve files that are joined before what is not asked for is dropped: one by one would be slow, all at
+once would hold every reading of the sweep."""
+
+_IS_TRIAL = re.compile(r"[0-9a-f]{16}").fullmatch
 
 
 class Ledger(PackFolders):
@@ -82,13 +99,22 @@ class Ledger(PackFolders):
         replace_bytes(self.root / "plan.json", encode_json({"schema": SCHEMA, **plan}), self._scratch)
         return before != text
 
+    @cached_property
+    def search_log(self) -> SearchLog:
+        """The events of the sweep's search."""
+        return SearchLog(self.root / "search", self._scratch, self._reject)
+
+    def plan_version(self) -> tuple[int, int]:
+        """Return what differs whenever the stored plan has changed."""
+        return (self.root / "plan.json").stat().st_mtime_ns, self.search_log.length
+
     def sweep_text(self) -> str | None:
         """Return the sweep file as last submitted."""
         path = self.root / "sweep.yaml"
         return path.read_text() if path.exists() else None
 
     def plan(self) -> dict[str, Any]:
-        """Return the stored plan as plain data.
+        """Return the stored plan as plain data; that of a search grows with its suggestions.
 
         Raises:
             LedgerError: If there is none, or it is damaged.
@@ -97,6 +123,8 @@ class Ledger(PackFolders):
         try:
             content = read_json(path)
             check_schema(content, path)
+            if content.get("search"):
+                content["trials"] = _each_once([*content["trials"], *self.search_log.planned()])
             return content
         except (ValueError, OSError) as error:
             raise LedgerError(
@@ -170,30 +198,30 @@ class Ledger(PackFolders):
         Raises:
             LedgerError: If a newer version of bnsweep wrote it.
         """
-        folder = self._trial(trial_id)
+        folder = f"{self.root}/trials/{check_trial_id(trial_id)}"  # text: 10 000 of these are read at once
         try:
-            record = Record.from_dict(read_json(folder / "record.json"))
+            record = Record.from_dict(read_json(f"{folder}/record.json"))
             if record.trial_id != trial_id:
                 raise ValueError(f"it is the record of {record.trial_id}")
-            found = (folder / "curves.parquet").stat().st_size
+            found = os.stat(f"{folder}/curves.parquet").st_size
             if found != record.curves_bytes:
                 raise ValueError(f"its curves must have {record.curves_bytes} bytes, but have {found}")
         except (FileNotFoundError, NotADirectoryError) as error:
-            if (folder / "record.json").exists():
+            if os.path.exists(f"{folder}/record.json"):
                 self._reject_trial(trial_id, f"its curves are absent ({error.strerror})")
             return None
         except ValueError as error:
             self._reject_trial(trial_id, str(error))
             return None
         except OSError as error:
-            raise unreadable(folder, error) from error
+            raise unreadable(Path(folder), error) from error
         return record
 
     def trial_ids(self) -> list[str]:
         """Return the ids of all trials of which there is a folder, sorted."""
         folder = self.root / "trials"
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        return sorted(name for name in names if re.fullmatch(r"[0-9a-f]{16}", name))
+        names = os.listdir(folder) if folder.is_dir() else []
+        return sorted(filter(_IS_TRIAL, names))
 
     def records(self, trial_ids: Iterable[str] | None = None) -> Iterator[Record]:
         """Return the records of finished trials, of all or of those named, in order of id or as named."""
@@ -230,7 +258,11 @@ class Ledger(PackFolders):
             The table, or ``None`` where the trial is pending; damaged curves make it so.
         """
         record = self.record(trial_id)
-        content = self._curve_bytes(record) if record else None
+        return None if record is None else self.curves_of(record)
+
+    def curves_of(self, record: Record) -> pyarrow.Table | None:
+        """Return the readings of a record that was just read; see :meth:`curves`."""
+        content = self._curve_bytes(record)
         return None if content is None else decode_table(content)
 
     def curve_file(self, trial_id: str) -> Path:
@@ -250,13 +282,14 @@ class Ledger(PackFolders):
             Columns ``trial_id`` and those of :class:`CurveRow`; ``trial_id`` and ``name`` are
             dictionary-encoded.
         """
-        tables = {}
-        for record in self.records(trial_ids):
-            content = self._curve_bytes(record)
-            if content is not None:
-                table = decode_table(content)
-                tables[record.trial_id] = table if names is None else keep_names(table, names)
-        return join_tables(tables)
+        parts = [join_tables({})]
+        records = self.records(trial_ids)
+        while some := list(islice(records, _JOINED)):
+            found = ((record.trial_id, self._curve_bytes(record)) for record in some)
+            tables = {trial_id: decode_table(content) for trial_id, content in found if content is not None}
+            part = join_tables(tables)
+            parts.append(part if names is None else keep_names(part, names))
+        return stack_tables(parts)
 
     def write_failure(self, trial_id: str, traceback: str, **details: Any) -> int:
         """Store a failed attempt.
@@ -291,9 +324,12 @@ class Ledger(PackFolders):
         """Return the number of failed attempts of each trial that has some and no record."""
         counts = {}
         for trial_id in self.trial_ids():
-            folder = self._trial(trial_id)
-            number = len(list(folder.glob("failure.*.json")))
-            if number and not (folder / "record.json").exists():
+            folder = f"{self.root}/trials/{trial_id}"
+            if os.path.exists(f"{folder}/record.json"):
+                continue
+            names = os.listdir(folder) if os.path.isdir(folder) else []
+            number = sum(name.startswith("failure.") and name.endswith(".json") for name in names)
+            if number:
                 counts[trial_id] = number
         return counts
 
@@ -301,6 +337,14 @@ class Ledger(PackFolders):
         folder = self._trial(trial_id)
         self._done.discard(trial_id)
         self._reject([folder / "record.json", folder / "curves.parquet"], f"trial {trial_id}", reason)
+
+
+def _each_once(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out trials that were there before: a search may suggest a condition again."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for entry in entries:
+        found.setdefault(entry["trial_id"], entry)
+    return list(found.values())
 
 
 def _planned(entry: Mapping[str, Any]) -> PlannedTrial:

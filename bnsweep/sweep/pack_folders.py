@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,13 +56,17 @@ class PackFolders(SweepFolder):
             ) from error
         return content
 
+    def pack_ids(self) -> list[str]:
+        """Return the ids of the packs that were opened and not closed, sorted, without reading them."""
+        folder = self.root / "packs"
+        names = sorted(os.listdir(folder)) if folder.is_dir() else []
+        return [name for name in names if NAME.fullmatch(name) and self.has_pack(name)]
+
     def open_packs(self) -> dict[str, dict[str, Any]]:
         """Return the contents of every pack that was opened and not closed, by id, sorted."""
         packs = {}
-        folder = self.root / "packs"
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if not NAME.fullmatch(path.name) or not (path / "pack.json").exists():
-                continue
+        for pack_id in self.pack_ids():
+            path = self.pack_dir(pack_id)
             try:
                 content = read_json(path / "pack.json")
                 check_schema(content, path / "pack.json")
@@ -182,6 +187,18 @@ class PackFolders(SweepFolder):
             if not NAME.fullmatch(name):
                 raise ValueError(f"signature and device must match {NAME.pattern}, but found {name!r}")
         return self.root / "calibration" / f"{signature}.{device}.json"
+
+    def write_decision(self, pack_id: str, step: int, stop: bool) -> None:
+        """Tell the worker at a pack whether it goes on from a rung; the first word counts."""
+        path = self.pack_dir(pack_id) / f"decision.{step}.json"
+        link_bytes(path, encode_json({"schema": SCHEMA, "stop": stop}), self._scratch)
+
+    def decision(self, pack_id: str, step: int) -> bool | None:
+        """Return whether a pack is to stop at a rung; ``None`` where nothing was decided yet."""
+        try:
+            return bool(read_json(self.pack_dir(pack_id) / f"decision.{step}.json")["stop"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
 
     def close_pack(self, pack_id: str) -> None:
         """Remove a pack whose trials are all done, in one step."""

@@ -185,7 +185,15 @@ class Setting:
         """
         if self.values or self.range is None:
             return self.values[int(part * len(self.values))]
-        return SETTINGS[self.name].canonical(self.range.at(part, whole=self.whole))
+        return self.canonical(self.range.at(part, whole=self.whole))
+
+    def canonical(self, value: object) -> Value:
+        """Return a value as the type that identity is computed from."""
+        return SETTINGS[self.name].canonical(value)
+
+    def always(self) -> Setting:
+        """Return the same setting without its ``when``."""
+        return Setting(self.name, self.values, {}, self.range, self.line)
 
     def holds(self, condition: Mapping[str, Value]) -> bool:
         """Whether this setting is present beside the settings in ``condition``."""

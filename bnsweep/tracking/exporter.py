@@ -101,7 +101,7 @@ class Exporter:
         known = self._runs.trials.get(trial_id)
         if known and known.exported == record.curves_sha256 and known.status == "FINISHED":
             return True
-        table = self._ledger.curves(trial_id)
+        table = self._ledger.curves_of(record)
         if table is None:
             return False
         rows = [row for row in rows_of(table) if row.layer == 0]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Mirror", "Orders"]
 
 _POLL_S = 1.0
+_SAVE_SHARE = 100.0  # time between two writings of the mapping, in times that one takes
 _LONGEST_PAUSE_S = 30.0
 _TRIES = 7
 _ORPHANED_S = 60.0
@@ -111,7 +112,8 @@ class Mirror:
         self._sealed: dict[str, int] = {}
         self._planned: dict[str, PlannedTrial] = {}
         self._members: dict[str, list[PlannedTrial]] = {}
-        self._plan_time = 0
+        self._plan_time = (0, 0)
+        self._next_save = 0.0
         self._error = ""
 
     def run(self, report_only: bool = False) -> dict[str, Any]:
@@ -178,7 +180,7 @@ class Mirror:
         self._read_plan()
 
     def _read_plan(self) -> None:
-        changed = (self._ledger.root / "plan.json").stat().st_mtime_ns
+        changed = self._ledger.plan_version()
         if changed == self._plan_time:
             return
         self._planned = {trial.trial_id: trial for trial in self._ledger.planned()}
@@ -198,7 +200,7 @@ class Mirror:
                 return False
         if not over:
             self._send_sealed()
-        if new:
+        if new and time.monotonic() > self._next_save:
             self._save()
         return over
 
@@ -230,7 +232,7 @@ class Mirror:
 
     def _send_sealed(self) -> None:
         """Send what packs have sealed since the last look."""
-        for pack_id in self._ledger.open_packs():
+        for pack_id in self._ledger.pack_ids():
             files = self._ledger.sealed_files(pack_id)
             last = self._sealed.get(pack_id, -1)
             if not files or files[-1][0] <= last or self._exporter is None:
@@ -256,8 +258,11 @@ class Mirror:
             self._error = ""
 
     def _save(self) -> None:
+        """Write the mapping; the larger it is, the longer until the next time."""
         if self._exporter is not None:
+            began = time.monotonic()
             write_mapping(self._ledger, self._uri, self._exporter.mapping())
+            self._next_save = time.monotonic() + _SAVE_SHARE * (time.monotonic() - began)
 
     def _log(self, text: str) -> None:
         print(time.strftime("%Y-%m-%d %H:%M:%S"), redacted(text), file=sys.stderr, flush=True)

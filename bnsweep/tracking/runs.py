@@ -20,6 +20,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NOTE
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from bnsweep.tracking.content import DatasetFacts, Reading
 from bnsweep.tracking.uris import absolute_uri, sqlite_path
@@ -199,7 +201,21 @@ def connect(uri: str) -> MlflowClient:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists() or not path.stat().st_size:
                 _make_database(path)
+        if not event.contains(Engine, "connect", _flush_seldom):
+            event.listen(Engine, "connect", _flush_seldom)
     return MlflowClient(uri)
+
+
+def _flush_seldom(connection: Any, _: Any) -> None:
+    """Let SQLite flush at its own checkpoints, not at each of the eight commits that a run costs.
+
+    In WAL mode a crash of the machine may then take back the last commits, never damage the file, and
+    the next look-up finds what is missing. A file that is not in WAL mode flushes as before.
+    """
+    if isinstance(connection, sqlite3.Connection):
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        if mode == "wal":
+            connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def _make_database(path: Path) -> None:

@@ -107,6 +107,7 @@ class PackTrainer:
         self._last_loss = torch.full((len(trials),), torch.nan, dtype=torch.float64, device=self.device)
         self._rows: list[Row] = []
         self._last: list[dict[str, float]] = [{} for _ in trials]
+        self._evaluated, self._stopped = -1, False
 
     def _set_members(self, members: Sequence[int]) -> None:
         self.members = list(members)
@@ -114,8 +115,8 @@ class PackTrainer:
 
     @property
     def finished(self) -> bool:
-        """Whether every member has made its last step or has diverged."""
-        return self.step_index >= self.steps or not self.members
+        """Whether every member has made its last step, has diverged or was stopped."""
+        return self.step_index >= self.steps or not self.members or self._stopped
 
     def step(self) -> None:
         """Make one update of every member, with the readings that are due.
@@ -133,7 +134,7 @@ class PackTrainer:
             if not self.members:
                 return
         if step % self._eval_every == 0:
-            self._record(step, self._stack.evaluate(step))
+            self.evaluate()
         probes = self._probes_due(step)
         snapshot = self._stack.snapshot(step, probes) if probes else None
         done = self._stack.gradients(step)
@@ -144,6 +145,16 @@ class PackTrainer:
             self._emit(step, self._stack.measure(snapshot, done))
         if self.step_index == self.steps:
             self._finish()
+
+    def evaluate(self) -> None:
+        """Evaluate now, unless that was done at this very step; changes nothing else."""
+        if self._evaluated != self.step_index and self.members:
+            self._evaluated = self.step_index
+            self._record(self.step_index, self._stack.evaluate(self.step_index))
+
+    def stop(self) -> None:
+        """End every member here, before its last step."""
+        self._stopped = True
 
     def _probes_due(self, step: int) -> dict[str, Mapping[str, Any]]:
         probes = self.trials[0].probes
@@ -221,12 +232,18 @@ class PackTrainer:
             raise ValueError(
                 f"the pack must be finished, but stands at step {self.step_index} of {self.steps}"
             )
+        return self.standings()
+
+    def standings(self) -> list[Outcome]:
+        """Return how every member would have ended if it ended here."""
         steps, losses = self._diverged.tolist(), self._last_loss.tolist()
+        early = self.step_index < self.steps
+        alive = TrialState.STOPPED if early else TrialState.COMPLETED
         return [
             Outcome(
                 member,
-                TrialState.COMPLETED if step < 0 else TrialState.DIVERGED,
-                self.steps if step < 0 else step,
+                alive if step < 0 else TrialState.DIVERGED,
+                self.step_index if step < 0 else step,
                 None if step < 0 else step,
                 loss if loss == loss else None,
                 dict(last),

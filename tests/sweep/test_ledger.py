@@ -481,3 +481,52 @@ def test_a_pack_closed_meanwhile_is_no_damage(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "exists", closing)
     assert ledger.open_packs() == {}
     assert not ledger.warnings
+
+
+def test_counting_states_opens_each_record_once_and_nothing_else_of_a_trial(ledger: Ledger) -> None:
+    ledger.write_sweep("x", plan_of(*range(6)))
+    for seed in range(4):
+        ledger.write_record(make_record(seed), ROWS)
+    ledger.write_failure(make_record(4).trial_id, "Traceback")
+    code = (
+        "import collections, os, sys\n"
+        "from bnsweep import api\n"
+        "seen = collections.Counter()\n"
+        "def watch(event, arguments):\n"
+        "    place = str(arguments[0]) if event in ('open', 'os.listdir', 'os.scandir') else ''\n"
+        "    if '/trials' in place: seen[event, os.path.basename(place)] += 1\n"
+        "sys.addaudithook(watch)\n"
+        "states = api.status(sys.argv[1]).states\n"
+        "print(dict(states), sorted(seen.items()))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(ledger.root)], capture_output=True, text=True, check=True
+    )
+    failed = make_record(4).trial_id
+    reads = [(("open", "record.json"), 6), (("os.listdir", failed), 1), (("os.listdir", "trials"), 1)]
+    states = {"completed": 4, "failed": 1, "pending": 1}
+    assert found.stdout.strip() == f"{states} {sorted(reads)}"
+
+
+def test_readings_kept_by_name_are_those_of_each_trial_across_groups(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnsweep.sweep.ledger._JOINED", 2)
+    records = [make_record(seed) for seed in range(5)]
+    for record in records:
+        ledger.write_record(record, [(0, "train_loss", 0, float(record.seed), 1), (0, "ics/l2", 1, 9.0, 1)])
+    wanted = [record.trial_id for record in records]
+    table = ledger.read_all_curves(wanted, ["train_loss"])
+    assert table["trial_id"].to_pylist() == wanted
+    assert table["value"].to_pylist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert table.column_names == ledger.read_all_curves([]).column_names
+
+
+def test_packs_are_listed_without_reading_them(ledger: Ledger) -> None:
+    for pack_id in ("b2", "a1"):
+        ledger.write_pack(pack_id, {"members": []})
+    (ledger.root / "packs" / "c3").mkdir()
+    (ledger.root / "packs" / "a1" / "pack.json").write_text("torn")
+    assert ledger.pack_ids() == ["a1", "b2"]
+    assert list(ledger.open_packs()) == ["b2"]
+    assert ledger.pack_ids() == ["b2"]

@@ -7,9 +7,12 @@ import math
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,15 @@ import pyarrow.parquet
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy import create_engine, text
 
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.records import Record
 from bnsweep.tracking import Summary, check_uri, start_mirror, start_ui, sync
+from bnsweep.tracking.exporter import Exporter
 from bnsweep.tracking.mirror import Mirror, Orders
+from bnsweep.tracking.runs import connect
 from bnsweep.tracking.ui import free_port
 from bnsweep.trial import TrialState
 
@@ -296,6 +303,67 @@ def test_a_server_that_goes_away_costs_nothing_but_time(
     summary = mirror_once(ledger, server.url, seconds=3)
     assert time.monotonic() - start < 30
     assert (summary["exported"], summary["pending"]) == (2, 1) and summary["error"]
+
+
+def test_a_trial_costs_the_store_four_calls(
+    ledger: Ledger, uri: str, complete: Complete, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One creation, one data set, one batch, one end; a trial sent again costs none."""
+    calls: list[str] = []
+
+    def counted(name: str) -> Any:
+        real = getattr(SqlAlchemyStore, name)
+
+        def call(store: SqlAlchemyStore, *arguments: Any, **named: Any) -> Any:
+            calls.append(name)
+            return real(store, *arguments, **named)
+
+        return call
+
+    public = ("create_run", "get_run", "log_batch", "log_inputs", "log_metric", "log_param", "search_runs")
+    for name in (*public, "set_tag", "update_run_info"):
+        monkeypatch.setattr(SqlAlchemyStore, name, counted(name))
+    exporter = Exporter(ledger, uri)
+    complete()
+    records = list(ledger.records())
+    calls.clear()
+    for record in records:
+        assert exporter.send_trial(record, "")
+    assert Counter(calls) == dict.fromkeys(
+        ("create_run", "log_inputs", "log_batch", "update_run_info"), len(records)
+    )
+    calls.clear()
+    assert all(exporter.send_trial(record, "") for record in records) and not calls
+
+
+def test_sqlite_is_flushed_at_checkpoints_only_in_wal_mode(tmp_path: Path, uri: str) -> None:
+    connect(uri)
+    for mode, level in (("wal", 1), ("delete", 2)):
+        engine = create_engine(f"sqlite:///{tmp_path}/{mode}.db")
+        with closing(sqlite3.connect(tmp_path / f"{mode}.db")) as database:
+            database.execute(f"PRAGMA journal_mode={mode}")
+        with engine.connect() as connection:
+            assert connection.execute(text("PRAGMA synchronous")).scalar() == level
+        engine.dispose()
+
+
+def test_the_mapping_is_written_the_less_often_the_longer_it_takes(
+    ledger: Ledger, uri: str, complete: Complete, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    monkeypatch.setattr("bnsweep.tracking.mirror._SAVE_SHARE", 1e9)
+    monkeypatch.setattr(
+        "bnsweep.tracking.mirror.write_mapping",
+        lambda ledger, uri, runs: written.append(len(runs["trials"])) or time.sleep(1e-3),
+    )
+    mirror = Mirror(Ledger(ledger.root), uri, Orders(follow=False))
+    mirror._connect()
+    for index in range(len(complete.configs)):
+        complete(index)
+        mirror._cycle()
+    assert written == [1]
+    mirror._end(False)
+    assert written == [1, len(complete.configs)]
 
 
 def test_the_driver_does_not_import_mlflow(ledger: Ledger) -> None:
