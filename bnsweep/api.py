@@ -69,7 +69,13 @@ def load(source: Source) -> SweepSpec:
     Raises:
         SpecError: With every mistake in it.
     """
-    return source if isinstance(source, SweepSpec) else load_spec(source)
+    from bnsweep.analysis import check
+
+    if isinstance(source, SweepSpec):
+        return source
+    spec = load_spec(source)
+    check(spec)
+    return spec
 
 
 def plan(source: Source) -> Plan:
@@ -179,7 +185,7 @@ def run(
         uri = _reachable(uri, tell)
     ledger = Ledger(place) if root else Ledger.open(place.parent, spec.name, create=True)
     with ledger.exclusive():
-        ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted))
+        ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted, ledger))
         execution = Execution(spec, wanted, ledger, runner, progress or (lambda _: None), tell, began)
         return execution.run(left, found, uri, begin or (lambda _: None))
 
@@ -340,7 +346,10 @@ def _text(spec: SweepSpec) -> str:
     return to_yaml(spec.to_dict())
 
 
-def _stored_plan(spec: SweepSpec, wanted: Plan) -> dict[str, Any]:
+def _stored_plan(spec: SweepSpec, wanted: Plan, ledger: Ledger) -> dict[str, Any]:
+    from bnsweep.analysis.claims import freeze
+
+    known = (ledger.root / "plan.json").exists()
     return {
         **wanted.to_dict(),
         "description": spec.description,
@@ -348,6 +357,7 @@ def _stored_plan(spec: SweepSpec, wanted: Plan) -> dict[str, Any]:
         "metric": {"name": spec.metric.name, "goal": spec.metric.goal},
         "tracking": _stored_uri(spec),
         "search": None if spec.method == "grid" else {**spec.search, "goal": Goal.of(spec).to_dict()},
+        "claims": freeze(spec, ledger.plan() if known else {}, known and bool(ledger.done())),
     }
 
 

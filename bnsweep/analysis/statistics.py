@@ -114,9 +114,7 @@ def paired_test(
         flips_above, flips_below = _sign_flips(array - threshold, rng)
         above, below = max(above, flips_above), max(below, flips_below)
         method = "paired t and sign flips"
-    return PairedTest(
-        n, mean, sd, mean - half, mean + half, min(1.0, 2 * above), min(1.0, 2 * below), method
-    )
+    return PairedTest(n, mean, sd, mean - half, mean + half, min(1.0, 2 * above), min(1.0, 2 * below), method)
 
 
 def _sign_flips(centred: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
@@ -259,9 +257,7 @@ def interquartile_mean(scores: np.ndarray) -> float:
     return float(trim_mean(scores, 0.25, axis=None))
 
 
-def iqm_interval(
-    scores: np.ndarray, rng: np.random.Generator, resamples: int = 2_000
-) -> tuple[float, float]:
+def iqm_interval(scores: np.ndarray, rng: np.random.Generator, resamples: int = 2_000) -> tuple[float, float]:
     """Return the 95 % percentile interval of :func:`interquartile_mean`, runs resampled in each task.
 
     The stratified bootstrap of rliable: descriptive, for at five runs it covers less than it says.

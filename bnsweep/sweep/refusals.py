@@ -45,20 +45,12 @@ NOT_BUILT: tuple[Refusal, ...] = (
         "several metrics are not built yet: the report shows every reading whatever the metric",
     ),
     Refusal(
-        "claims", lambda value: bool(value), "must be empty or absent",
-        "judging claims is not built yet: the report shows the tables and figures behind them",
-    ),
-    Refusal(
         "constraints", lambda value: bool(value), "must be empty or absent",
         "constraints are not built yet: use when:, or two sweep files with the same storage",
     ),
     Refusal(
         "deterministic", lambda value: value is True, "must be false or absent",
         "it concerns searches, which are not built yet; a grid is the same in every run",
-    ),
-    Refusal(
-        "exploratory", lambda value: value is True, "must be false or absent",
-        "it concerns claims, which are not judged yet",
     ),
     Refusal(
         "keep_checkpoints", lambda value: value is True, "must be false or absent",
