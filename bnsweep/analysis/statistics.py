@@ -23,6 +23,7 @@ __all__ = [
     "holm",
     "interquartile_mean",
     "iqm_interval",
+    "paired_interval",
     "paired_test",
     "power",
     "probability_of_improvement",
@@ -99,22 +100,38 @@ def paired_test(
     import numpy as np
     from scipy.stats import t
 
+    n = len(values)
+    mean, sd, low, high = paired_interval(values, resolution)
+    if n < 2 or not math.isfinite(low):
+        return PairedTest(n, mean, sd, low, high, 1.0, 1.0, "no test")
+    statistic = (mean - threshold) / (sd / math.sqrt(n))
+    above, below = float(t.sf(statistic, n - 1)), float(t.cdf(statistic, n - 1))
+    method = "paired t"
+    if n >= PERMUTATION_SEEDS:
+        flips_above, flips_below = _sign_flips(np.asarray(values, dtype=float) - threshold, rng)
+        above, below = max(above, flips_above), max(below, flips_below)
+        method = "paired t and sign flips"
+    return PairedTest(n, mean, sd, low, high, min(1.0, 2 * above), min(1.0, 2 * below), method)
+
+
+def paired_interval(values: Sequence[float], resolution: float = 0.0) -> tuple[float, float, float, float]:
+    """Return mean, standard deviation used, and the ends of the 95 % interval of the mean.
+
+    Args:
+        values: As for :func:`paired_test`.
+        resolution: As for :func:`paired_test`.
+    """
+    import numpy as np
+    from scipy.special import stdtrit
+
     array = np.asarray(values, dtype=float)
     n = len(array)
     mean = float(array.mean()) if n else math.nan
     sd = max(float(array.std(ddof=1)), resolution / 2) if n > 1 else math.nan
     if n < 2 or not sd > 1e-12 * max(1.0, abs(mean)):
-        return PairedTest(n, mean, sd, -math.inf, math.inf, 1.0, 1.0, "no test")
-    error = sd / math.sqrt(n)
-    half = float(t.ppf((1 + LEVEL) / 2, n - 1)) * error
-    statistic = (mean - threshold) / error
-    above, below = float(t.sf(statistic, n - 1)), float(t.cdf(statistic, n - 1))
-    method = "paired t"
-    if n >= PERMUTATION_SEEDS:
-        flips_above, flips_below = _sign_flips(array - threshold, rng)
-        above, below = max(above, flips_above), max(below, flips_below)
-        method = "paired t and sign flips"
-    return PairedTest(n, mean, sd, mean - half, mean + half, min(1.0, 2 * above), min(1.0, 2 * below), method)
+        return mean, sd, -math.inf, math.inf
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * sd / math.sqrt(n)
+    return mean, sd, mean - half, mean + half
 
 
 def _sign_flips(centred: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
