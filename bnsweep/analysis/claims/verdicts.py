@@ -82,7 +82,7 @@ def judge(results: Results) -> tuple[Verdict, ...]:
     The same ledger gives the same verdicts: the generator of the sign flips is seeded with the
     plan's hash.
     """
-    frozen = FrozenClaims.of_plan(results.ledger.plan())
+    frozen = results.frozen
     found = [
         _verdict(results, facet, claim)
         for claim in frozen.claims
