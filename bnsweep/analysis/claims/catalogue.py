@@ -82,8 +82,10 @@ _CLAIMS = (
         {"any": 0.3},
         "decades of learning rate",
         "batch − none: decades between the largest learning rates whose final score is above the level that "
-        "counts as training (half way from an untrained network to the best arm), seed by seed. Beside it: mean "
-        "score over the grid, learning-rate sensitivity (Wortsman et al. 2023), width of the range as good as "
+        "counts as training (half way from an untrained network to the best arm), seed by seed. Beside "
+        "it: mean "
+        "score over the grid, learning-rate sensitivity (Wortsman et al. 2023), width of the range as "
+        "good as "
         "an arm's own best",
         paper={
             "vgg": "lr 0.1: 82.9 and 80.0 % test accuracy with and without; lr 0.5: 80.2 and 10.0 %",
@@ -93,15 +95,19 @@ _CLAIMS = (
     ),
     ClaimDefinition(
         "noise_harmless",
-        "Noise behind BatchNorm, which shifts its outputs at every step, hardly harms: both train better than "
+        "Noise behind BatchNorm, which shifts its outputs at every step, hardly harms: both train better "
+        "than "
         "no normalization.",
         "Section 2.1, Figure 2",
         ("none", "batch", "noisy_batch"),
         {"accuracy": 0.02, "loss": 0.1},
         "points of accuracy (a fraction) that noise may cost; decades of loss in a regression",
-        "mean final score over the learning rates at which batch trains: noisy_batch − batch above −min_effect, "
-        "batch − none and noisy_batch − none above 0. Where several noise levels are swept, the one next to 1",
-        paper={"vgg": "last 1 000 steps, training accuracy: 97.9 % noisy, 98.7 % BatchNorm, 99.6 % none; at step "
+        "mean final score over the learning rates at which batch trains: noisy_batch − batch above "
+        "−min_effect, "
+        "batch − none and noisy_batch − none above 0. Where several noise levels are swept, the one next "
+        "to 1",
+        paper={"vgg": "last 1 000 steps, training accuracy: 97.9 % noisy, 98.7 % BatchNorm, 99.6 % none; "
+        "at step "
                "1 000: 76, 80 and 52 %"},
         scores=final_scores.noise_harmless,
     ),
@@ -112,7 +118,8 @@ _CLAIMS = (
         ("none", "noisy_none"),
         {"accuracy": 0.1, "loss": 0.3},
         "points of accuracy (a fraction) above chance that still count as not training; decades of loss",
-        "mean final score of noisy_none, at the learning rates at which none trains, less than min_effect above an "
+        "mean final score of noisy_none, at the learning rates at which none trains, less than min_effect "
+        "above an "
         "untrained network",
         paper={"vgg": "no curve given"},
         scores=final_scores.noise_kills,
@@ -124,12 +131,15 @@ _CLAIMS = (
         ("none", "batch"),
         {"any": 0.1},
         f"{_RATIO} of the shifts, and the cosine, by which BatchNorm may reduce it",
-        f"batch / none of ‖G − G′‖ above −min_effect in decimal logarithms, and none − batch of cos(G, G′) above "
+        f"batch / none of ‖G − G′‖ above −min_effect in decimal logarithms, and none − batch of cos(G, "
+        f"G′) above "
         f"−min_effect: {_MEDIAN}",
         probes=("ics",),
         paper={
-            "vgg": "lr 0.1, layer 5, steps 500 to 2 000: ‖G − G′‖ 0.92 with and 0.82 without, cosine 0.73 and 0.68",
-            "dln": "lr 1e-7: cosine above 0.996 without, −0.97 to 0.99 with; ‖G − G′‖ 100 to 10 000 times larger "
+            "vgg": "lr 0.1, layer 5, steps 500 to 2 000: ‖G − G′‖ 0.92 with and 0.82 without, cosine 0.73 "
+            "and 0.68",
+            "dln": "lr 1e-7: cosine above 0.996 without, −0.97 to 0.99 with; ‖G − G′‖ 100 to 10 000 times "
+            "larger "
             "with",
         },
         curves=curves.ics_not_reduced,
@@ -162,7 +172,8 @@ _CLAIMS = (
         f"none / batch of the largest ‖g′ − g‖ over the step lengths: {_MEDIAN}",
         probes=("landscape",),
         paper={
-            "vgg": "median upper edge, steps 1 000 to 3 000: 86 without, 27 with: ×3.2; at step 0 the reverse, 2.4 "
+            "vgg": "median upper edge, steps 1 000 to 3 000: 86 without, 27 with: ×3.2; at step 0 the "
+            "reverse, 2.4 "
             "without and 145 with",
             "dln": "upper edge, steps 0 to 500: 8.3e12 without, 2.1e6 with",
         },
@@ -181,7 +192,8 @@ _CLAIMS = (
         f"none / batch of β · lr: {_MEDIAN}",
         probes=("landscape",),
         paper={
-            "vgg": "median β, steps 1 000 to 3 000: 20.9 without, 19.4 with: ×1.08 (both near the largest value that "
+            "vgg": "median β, steps 1 000 to 3 000: 20.9 without, 19.4 with: ×1.08 (both near the largest "
+            "value that "
             "the shortest step can show, 20)",
             "dln": "β 3.4e5 without and 8.1e6 with at step 0; 2.0e6 for both late",
         },
@@ -212,11 +224,13 @@ _CLAIMS = (
         ("batch",),
         {"accuracy": 0.02, "loss": 0.1},
         "points of accuracy (a fraction) that may be lost; decades of loss in a regression",
-        "mean final score over the learning rates at which batch trains: each of l1, l2, linf that is swept − batch "
+        "mean final score over the learning rates at which batch trains: each of l1, l2, linf that is "
+        "swept − batch "
         "above −min_effect",
         any_of=_LP,
         paper={
-            "vgg": "training accuracy at step 1 000: 81 % BatchNorm, 82 % each of L1, L2, L∞; all above 98.6 % at the "
+            "vgg": "training accuracy at step 1 000: 81 % BatchNorm, 82 % each of L1, L2, L∞; all above "
+            "98.6 % at the "
             "end",
             "dln": "final loss: BatchNorm 479, L1 97, L2 481, L∞ 986",
         },
@@ -229,7 +243,8 @@ _CLAIMS = (
         ("none",),
         {"any": 0.1},
         f"{_RATIO} of the changes",
-        f"each of l1, l2, linf / none of the step-to-step change of the mean and of the variance of activations: "
+        f"each of l1, l2, linf / none of the step-to-step change of the mean and of the variance of "
+        f"activations: "
         f"{_MEDIAN}",
         any_of=_LP,
         probes=("moments",),

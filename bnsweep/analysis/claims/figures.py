@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bnsweep.analysis.claims.parts import Part, unit_text
+from bnsweep.analysis.claims.parts import Part, interval_text
 from bnsweep.analysis.claims.verdicts import Verdict
 from bnsweep.analysis.figures import FigureFile, finish
 from bnsweep.analysis.styles import INK, QUIET, new_figure
@@ -65,9 +65,7 @@ def _strip(axes: Axes, part: Part, test: PairedTest) -> None:
     axes.spines["left"].set_visible(False)
     axes.grid(False)
     _ticks(axes, part.unit)
-    said = f"{unit_text(test.mean, part.unit)}"
-    if ends:
-        said += f" [{unit_text(test.low, part.unit)}, {unit_text(test.high, part.unit)}]"
+    said = interval_text(test.mean, test.low, test.high, part.unit)
     axes.set_title(f"{part.label}:  {said}", fontsize=8.5, fontweight="normal")
 
 

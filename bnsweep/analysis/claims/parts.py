@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.float64]
     Flags = npt.NDArray[np.bool_]
 
-__all__ = ["ArmTable", "Findings", "Part", "Side", "unit_text"]
+__all__ = ["ArmTable", "Findings", "Part", "Side", "interval_text", "unit_text"]
 
 
 @dataclass(frozen=True)
@@ -106,3 +106,16 @@ def unit_text(value: float, unit: str) -> str:
     text = f"{abs(number):.{digits}f}"
     sign = "−" if number < 0 and float(text) else "+"
     return f"{sign}{text} {unit}"
+
+
+def interval_text(mean: float, low: float, high: float, unit: str) -> str:
+    """Write a difference with its interval for people.
+
+    Example:
+        >>> interval_text(1.04, 0.5, 1.58, "decades")
+        '+1.04 decades [+0.50, +1.58]'
+    """
+    if not math.isfinite(low):
+        return unit_text(mean, unit)
+    ends = (unit_text(end, unit).removesuffix(f" {unit}") for end in (low, high))
+    return f"{unit_text(mean, unit)} [{', '.join(ends)}]"

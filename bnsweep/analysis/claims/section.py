@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.analysis.claims.frozen import FrozenClaims
-from bnsweep.analysis.claims.parts import Part, Side, unit_text
+from bnsweep.analysis.claims.parts import Part, Side, interval_text, unit_text
 from bnsweep.analysis.claims.verdicts import Verdict
 from bnsweep.analysis.markup import html_table, latex_table
 
@@ -42,10 +42,7 @@ METHOD = (
 
 
 def _effect(part: Part | Side, test: PairedTest) -> str:
-    mean = unit_text(test.mean, part.unit)
-    if not math.isfinite(test.low):
-        return mean
-    return f"{mean} [{unit_text(test.low, part.unit)}, {unit_text(test.high, part.unit)}]"
+    return interval_text(test.mean, test.low, test.high, part.unit)
 
 
 def _p(verdict: Verdict) -> str:
