@@ -63,7 +63,9 @@ def make_report(ledger: Ledger, out: Path | str | None = None) -> Report:
     if results.verdicts:
         from bnsweep.analysis.claims.section import verdict_json
 
-        contents["verdicts.json"] = verdict_json(results.verdicts, results.frozen)
+        contents["verdicts.json"] = verdict_json(
+            results.verdicts, results.frozen, max((one.written_at for one in results.records), default="")
+        )
     contents["report.html"] = render_page(results, figures, evidence).encode()
     try:
         for name, content in contents.items():

@@ -1,5 +1,7 @@
 """The evidence of a claim in one figure: seeds, mean, interval and threshold of each of its parts."""
 
+# ruff: noqa: RUF001 (signs as they are printed)
+
 from __future__ import annotations
 
 import math
@@ -23,7 +25,8 @@ COLORS = {"supported": "#1b7f4b", "refuted": "#b3261e", "undecided": "#6b6b6b"}
 
 _CAPTION = (
     "Every dot is a seed, the line their mean with its 95 % interval; the mean must lie right of the dashed "
-    "threshold, in the shaded part. Green: the interval lies wholly there; red: wholly outside; grey: neither, "
+    "threshold, in the shaded part. Green: the interval lies wholly there; red: wholly outside; grey: "
+    "neither, "
     "before the correction for several claims."
 )
 
@@ -70,9 +73,17 @@ def _strip(axes: Axes, part: Part, test: PairedTest) -> None:
 
 
 def _ticks(axes: Axes, unit: str) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(6))
+    if unit == "log10":
+        low, high = axes.get_xlim()
+        factors = (1, 2, 5) if high - low < 2.5 else (1,)
+        decades = range(math.floor(low), math.ceil(high) + 1)
+        places = [decade + math.log10(factor) for decade in decades for factor in factors]
+        inside = [place for place in places if low <= place <= high]
+        if 2 <= len(inside) <= 10:
+            axes.xaxis.set_major_locator(FixedLocator(inside))
     forms = {
         "points": lambda value, _: f"{100 * value:+.3g}",
         "log10": lambda value, _: f"×{10**value:.3g}",

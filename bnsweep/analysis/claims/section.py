@@ -27,15 +27,20 @@ HEADER = ("claim", "verdict", "effect [95 % interval]", "must exceed", "seeds", 
 NUMERIC = (False, False, True, True, True, True)
 
 METHOD = (
-    "A claim is a set of paired differences, one a seed, each with a threshold set before: supported if every "
+    "A claim is a set of paired differences, one a seed, each with a threshold set before: supported if "
+    "every "
     "mean lies above its threshold, refuted if one lies below, else undecided. Below 10 seeds the test is a "
-    "paired t test; from 10 on a sign-flip permutation test must reject as well. p is two-sided: of all parts "
+    "paired t test; from 10 on a sign-flip permutation test must reject as well. p is two-sided: of all "
+    "parts "
     "the largest, or for refuted the smallest times their number, then corrected by Holm over the claims of "
     "the sweep. Intervals are 95 % Student-t intervals of the mean difference, uncorrected; where values lie "
     "on a grid (learning rates), or seeds of one condition train or fail, the standard deviation is at least "
-    "half of what one trial changes. By simulation (python -m benchmarks.calibration) they cover 94 % or more "
-    "for normal, moderately skewed, grid-valued and train-or-diverge data at 5, 10 and 29 seeds, and 89 to 90 % "
-    "for strongly skewed data. Percentile and BCa bootstraps are not used for verdicts: at 5 seeds a percentile "
+    "half of what one trial changes. By simulation (python -m benchmarks.calibration) they cover 94 % or "
+    "more "
+    "for normal, moderately skewed, grid-valued and train-or-diverge data at 5, 10 and 29 seeds, and 89 "
+    "to 90 % "
+    "for strongly skewed data. Percentile and BCa bootstraps are not used for verdicts: at 5 seeds a "
+    "percentile "
     "bootstrap covers 84 %. A divergence rarer than the seeds can show is not foreseen: 5 seeds without one "
     "leave rates up to 45 % possible. Diverged trials count at chance level."
 )
@@ -196,10 +201,17 @@ def verdict_latex(verdicts: Sequence[Verdict]) -> str:
     return latex_table(HEADER, [_row(verdict) for verdict in verdicts], NUMERIC)
 
 
-def verdict_json(verdicts: Sequence[Verdict], frozen: FrozenClaims) -> bytes:
-    """Return the verdicts as JSON, which the tracking mirror turns into tags and metrics."""
+def verdict_json(verdicts: Sequence[Verdict], frozen: FrozenClaims, last_record: str) -> bytes:
+    """Return the verdicts as JSON, which the tracking mirror turns into tags and metrics.
+
+    Args:
+        verdicts: What was judged.
+        frozen: The claims as stored.
+        last_record: When the last trial was written; empty where there is none.
+    """
     content: dict[str, Any] = {
         "hash": frozen.hash,
+        "last_record": last_record,
         "changed_after_results": frozen.changed,
         "exploratory": frozen.exploratory,
         "verdicts": {},

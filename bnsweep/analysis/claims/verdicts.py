@@ -212,7 +212,8 @@ def _why(verdict: Verdict) -> str:
         return "no spread between seeds" if test.n > 1 else "one seed: no test"
     if test.p_above <= alpha or any(test.p_below <= alpha for _, test in pairs):
         return (
-            "too few seeds for this test: an interval lies beyond its threshold, but not at the level corrected "
+            "too few seeds for this test: an interval lies beyond its threshold, but not at the level "
+            "corrected "
             "for the number of claims and parts"
         )
     more = _more_seeds(part, test, alpha * min(1.0, test.p_above / max(verdict.p_supported, 1e-12)))
