@@ -1,5 +1,7 @@
 """Tables as HTML and as LaTeX; whatever users wrote is escaped."""
 
+# ruff: noqa: RUF001 (signs as they are printed)
+
 from __future__ import annotations
 
 import re

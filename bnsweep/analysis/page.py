@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -202,7 +202,8 @@ def _spread(row: Mapping[Any, Any], name: str) -> str:
 def _method(last: str, claims: bool) -> str:
     verdicts = f"<p>{escape(CLAIMS_METHOD)}</p>" if claims else ""
     return (
-        f"<section><h2>How the numbers are made</h2>{verdicts}<p>{escape(METHOD.format(level=100 * LEVEL))}</p><p>A "
+        f"<section><h2>How the numbers are made</h2>{verdicts}"
+        f"<p>{escape(METHOD.format(level=100 * LEVEL))}</p><p>A "
         "trial whose training loss stops being finite has diverged: an outcome, not an error. It stays in "
         "every mean, as chance accuracy (1 / classes), or as the larger of ln(classes) and its last "
         "finite loss. In a regression, ranges and figures compare losses on a logarithmic scale, where a "

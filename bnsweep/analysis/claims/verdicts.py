@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from bnsweep.analysis.claims.catalogue import CATALOGUE, ClaimDefinition
 from bnsweep.analysis.claims.evidence import PlannedFacet, findings, planned_facets
 from bnsweep.analysis.claims.frozen import FrozenClaim, FrozenClaims
-from bnsweep.analysis.claims.parts import Findings, Part, unit_text
-from bnsweep.analysis.statistics import PairedTest, holm, paired_test, seeds_needed
+from bnsweep.analysis.claims.parts import Findings, Part, Side, unit_text
+from bnsweep.analysis.statistics import PairedTest, holm, paired_interval, paired_test, seeds_needed
 
 if TYPE_CHECKING:
     from bnsweep.analysis.results import Results
@@ -28,7 +28,7 @@ class Judged:
     Attributes:
         findings: What was measured.
         tests: One a part.
-        sides: Tests of the measures beside them, against 0; only their intervals mean anything.
+        sides: Means and intervals of the measures beside them; nothing is tested.
         p_supported: Two-sided p-value of all parts lying above their thresholds.
         p_refuted: The same of some part lying below its threshold.
     """
@@ -146,12 +146,16 @@ def test_findings(measured: Findings, seed: int) -> Judged:
 
     rng = np.random.default_rng(seed)
     tests = tuple(paired_test(part.values, part.threshold, rng, part.resolution) for part in measured.parts)
-    sides = tuple(paired_test(side.values, 0.0, rng, side.resolution) for side in measured.sides)
+    sides = tuple(_interval(side) for side in measured.sides)
     if not tests:
         return Judged(measured)
     above = [1.0 if part.at_most else test.p_above for part, test in zip(measured.parts, tests, strict=True)]
     below = [1.0 if part.at_least else test.p_below for part, test in zip(measured.parts, tests, strict=True)]
     return Judged(measured, tests, sides, max(above), min(1.0, len(below) * min(below)))
+
+
+def _interval(side: Side) -> PairedTest:
+    return PairedTest(len(side.values), *paired_interval(side.values, side.resolution), 1.0, 1.0, "interval")
 
 
 def adjust(judged: Sequence[Judged]) -> list[tuple[float, float]]:
