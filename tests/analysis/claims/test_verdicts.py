@@ -12,14 +12,15 @@ from bnsweep.analysis.results import Results
 from bnsweep.sweep import load_spec
 
 LRS = (0.01, 0.1, 1.0, 10.0)
+BASE = {"name": "x", "parameters": {"lr": [0.1]}}
 
 
 def claim(ledger, *names, first=None, exploratory=False, **limits):
     """Store claims in a ledger's plan, as a run does."""
     spec = load_spec(
-        {"name": "x", "claims": [{name: limits} for name in names], "exploratory": exploratory}
+        BASE | {"claims": [{name: limits} for name in names], "exploratory": exploratory}
         if limits
-        else {"name": "x", "claims": list(names), "exploratory": exploratory}
+        else BASE | {"claims": list(names), "exploratory": exploratory}
     )
     stored = freeze(spec, {}, False)
     if first is not None:
@@ -113,7 +114,7 @@ def test_harmful_noise_refutes(tmp_path, synthetic):
 @pytest.fixture(scope="module")
 def lifelike(tmp_path_factory, synthetic):
     """A sweep with every probe's readings, whose plain network is six times as rough."""
-    plan = synthetic.trials(synthetic.grid(["none", "batch", "l1"], [0.003, 0.01], steps=300), range(6))
+    plan = synthetic.trials(synthetic.grid(["none", "batch", "l1"], [0.012, 0.016], steps=300), range(6))
     root = tmp_path_factory.mktemp("lifelike")
     return synthetic.build(root, plan, lambda one: synthetic.lifelike(one, every=50))
 
@@ -144,7 +145,7 @@ def test_phases_hold_the_readings_that_they_say(lifelike):
     results = Results.read(lifelike)
     rows = results.trials[(results.trials["seed"] == 0)]
     expected = []
-    for lr in (0.003, 0.01):
+    for lr in (0.012, 0.016):
         medians = {}
         for norm in ("none", "batch"):
             trial = rows[(rows["norm"] == norm) & (rows["lr"] == lr)]["trial_id"].iloc[0]
@@ -210,14 +211,14 @@ def test_a_change_after_results_and_an_exploration_are_said(accuracies):
 
 
 def test_claims_are_frozen_by_the_first_result():
-    one, two = (load_spec({"name": "x", "claims": [name]}) for name in ("lr_robustness", "noise_harmless"))
+    one, two = (load_spec(BASE | {"claims": [name]}) for name in ("lr_robustness", "noise_harmless"))
     first = freeze(one, {}, False)
     assert first["first"] == first["hash"]
     assert freeze(two, {"claims": first}, False)["first"] != first["hash"]
     later = freeze(two, {"claims": first}, True)
     assert (later["first"], later["hash"] == first["hash"]) == (first["hash"], False)
     assert freeze(one, {"name": "x"}, True)["first"] != first["hash"]
-    stricter = load_spec({"name": "x", "claims": [{"lr_robustness": {"min_effect": 0.5}}]})
+    stricter = load_spec(BASE | {"claims": [{"lr_robustness": {"min_effect": 0.5}}]})
     assert freeze(stricter, {}, False)["hash"] != first["hash"]
 
 
