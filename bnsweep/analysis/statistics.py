@@ -98,14 +98,14 @@ def paired_test(
         (-0.4841, 0.0742)
     """
     import numpy as np
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     n = len(values)
     mean, sd, low, high = paired_interval(values, resolution)
     if n < 2 or not math.isfinite(low):
         return PairedTest(n, mean, sd, low, high, 1.0, 1.0, "no test")
     statistic = (mean - threshold) / (sd / math.sqrt(n))
-    above, below = float(t.sf(statistic, n - 1)), float(t.cdf(statistic, n - 1))
+    above, below = float(stdtr(n - 1, -statistic)), float(stdtr(n - 1, statistic))
     method = "paired t"
     if n >= PERMUTATION_SEEDS:
         flips_above, flips_below = _sign_flips(np.asarray(values, dtype=float) - threshold, rng)
@@ -192,16 +192,16 @@ def power(excess: float, sd: float, n: int, alpha: float = 0.05, resolution: flo
         0.025
     """
     import numpy as np
-    from scipy.stats import chi2, norm, t
+    from scipy.special import chdtri, ndtr, stdtrit
 
     if n < 2:
         return 0.0
     if sd <= 0:
         sd = max(resolution / 2, 1e-12) * 1e-3
     parts = (np.arange(800) + 0.5) / 800
-    s = sd * np.sqrt(chi2.ppf(parts, n - 1) / (n - 1))
-    edge = t.ppf(1 - alpha / 2, n - 1) * np.maximum(s, resolution / 2)
-    return float(np.mean(norm.cdf((excess * math.sqrt(n) - edge) / sd)))
+    s = sd * np.sqrt(chdtri(n - 1, 1 - parts) / (n - 1))
+    edge = stdtrit(n - 1, 1 - alpha / 2) * np.maximum(s, resolution / 2)
+    return float(np.mean(ndtr((excess * math.sqrt(n) - edge) / sd)))
 
 
 def smallest_excess(

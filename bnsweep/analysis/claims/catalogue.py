@@ -10,17 +10,20 @@ has a part wholly below, at the claim's level after Holm's correction over the s
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from bnsweep.analysis.claims import curves, final_scores
 from bnsweep.analysis.claims.curves import CurveTable
 from bnsweep.analysis.claims.final_scores import ScoreTable
 from bnsweep.analysis.claims.parts import Findings
+from bnsweep.errors import BnsweepError
 
-__all__ = ["CATALOGUE", "ClaimDefinition"]
+__all__ = ["CATALOGUE", "ClaimDefinition", "find"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,24 @@ class ClaimDefinition:
     def norms(self) -> tuple[str, ...]:
         """Every norm that it looks at."""
         return self.arms + self.any_of
+
+    def needs(self) -> str:
+        """Say what a sweep must have."""
+        parts = [f"norm {', '.join(self.arms)}"]
+        if self.any_of:
+            parts.append(f"one of {', '.join(self.any_of)}")
+        parts += [f"the probe {probe}" for probe in self.probes]
+        if self.learning_rates > 1:
+            parts.append(f"{self.learning_rates} learning rates or more")
+        return "; ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what people are told of it as plain data."""
+        return {
+            "name": self.name, "sentence": self.sentence, "where": self.where, "arms": list(self.arms),
+            "any_of": list(self.any_of), "probes": list(self.probes), "min_effect": dict(self.min_effect),
+            "effect": self.effect, "estimand": self.estimand, "paper": dict(self.paper),
+        }  # fmt: skip
 
     def least(self, kind: str) -> float:
         """Return the smallest effect that matters for a metric of that kind."""
@@ -268,3 +289,16 @@ _CLAIMS = (
 
 CATALOGUE: Mapping[str, ClaimDefinition] = {claim.name: claim for claim in _CLAIMS}
 """Every claim that can be judged, by name."""
+
+
+def find(name: str) -> ClaimDefinition:
+    """Return a claim by name.
+
+    Raises:
+        BnsweepError: If there is none of that name.
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    close = difflib.get_close_matches(name, CATALOGUE, 1)
+    hint = f"did you mean {close[0]}?" if close else "bnsweep claims lists them."
+    raise BnsweepError(f"A claim must be one of the catalogue's, but found {name}; {hint}")

@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from benchmarks import calibration
 from scipy import stats
 
+from benchmarks import calibration
 from bnsweep.analysis.statistics import (
     holm,
     interquartile_mean,
