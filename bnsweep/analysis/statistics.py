@@ -213,17 +213,21 @@ def smallest_excess(
         >>> round(smallest_excess(1.0, 5), 2)
         1.68
     """
-    from scipy.optimize import brentq
-
     if n < 2:
         return math.inf
     scale = max(sd, resolution / 2)
-    top = scale
+    low, top = 0.0, scale
     while power(top, sd, n, alpha, resolution) < wanted:
-        top *= 2
+        low, top = top, 2 * top
         if top > 1e6 * scale:
             return math.inf
-    return float(brentq(lambda x: power(x, sd, n, alpha, resolution) - wanted, 0.0, top, rtol=1e-4))
+    while top - low > 1e-5 * top:
+        middle = (low + top) / 2
+        if power(middle, sd, n, alpha, resolution) < wanted:
+            low = middle
+        else:
+            top = middle
+    return top
 
 
 def seeds_needed(

@@ -55,8 +55,8 @@ class Forecast:
         """Say it in one line."""
         if self.part is None:
             return (
-                f"{self.claim}: {self.seeds} seeds find an effect {self.smallest:.2g} standard deviations of the "
-                f"paired differences beyond its threshold, with probability {self.wanted:g}; no pilot yet"
+                f"{self.claim}: {self.seeds} seeds find an effect {self.smallest:.2g} standard deviations of "
+                f"the paired differences beyond its threshold, with probability {self.wanted:g}; no pilot yet"
             )
         mean = paired_interval(self.part.values)[0]
         unit = self.part.unit
@@ -67,8 +67,8 @@ class Forecast:
         if self.needed is None:
             return f"{line}; the pilot's {unit_text(mean, unit)} would not be found by any number"
         return (
-            f"{line}; the pilot's {unit_text(mean, unit)} is found with probability {self.power:.2f}, and takes "
-            f"{self.needed} seeds for {self.wanted:g}"
+            f"{line}; the pilot's {unit_text(mean, unit)} is found with probability {self.power:.2f}, and "
+            f"takes {self.needed} seeds for {self.wanted:g}"
         )
 
 

@@ -29,7 +29,8 @@ CASES = {
     "one of the arms": (text("lp_train_as_well"), "one of the arms l1, l2, linf"),
     "probe": (text("ics_not_reduced"), "must have the probe ics"),
     "early readings": (
-        text("ics_not_reduced", probes="{ics: {every: 101}}"), "every 101 of 300 steps; lower probes.ics.every",
+        text("ics_not_reduced", probes="{ics: {every: 101}}"),
+        "every 101 of 300 steps; lower probes.ics.every",
     ),
     "learning rates": (text("lr_robustness", lrs="0.1"), "must have 2 learning rates or more"),
     "seeds": (text("lr_robustness", seeds=1), "must have 2 seeds or more"),

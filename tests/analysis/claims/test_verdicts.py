@@ -178,9 +178,10 @@ def test_an_unfinished_sweep_has_no_verdict(tmp_path, synthetic):
 
 def test_versions_and_data_are_never_averaged_over(tmp_path, synthetic):
     plan = synthetic.trials([{"norm": norm, "lr": lr} for norm in ("none", "batch") for lr in LRS], range(3))
-    outcome = lambda one: synthetic.Outcome(
-        {"test_accuracy": 0.9}, rest={"results_version": 1 + one.seed // 2}
-    )
+
+    def outcome(one):
+        return synthetic.Outcome({"test_accuracy": 0.9}, rest={"results_version": 1 + one.seed // 2})
+
     found = verdicts(synthetic.build(tmp_path, plan, outcome), "lr_robustness")["lr_robustness"]
     assert (found.word, "different results versions (1, 2)" in found.reason) == ("undecided", True)
 
