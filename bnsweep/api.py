@@ -185,7 +185,7 @@ def run(
         uri = _reachable(uri, tell)
     ledger = Ledger(place) if root else Ledger.open(place.parent, spec.name, create=True)
     with ledger.exclusive():
-        ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted, ledger))
+        ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted) | {"claims": _frozen(spec, ledger)})
         execution = Execution(spec, wanted, ledger, runner, progress or (lambda _: None), tell, began)
         return execution.run(left, found, uri, begin or (lambda _: None))
 
@@ -346,10 +346,14 @@ def _text(spec: SweepSpec) -> str:
     return to_yaml(spec.to_dict())
 
 
-def _stored_plan(spec: SweepSpec, wanted: Plan, ledger: Ledger) -> dict[str, Any]:
+def _frozen(spec: SweepSpec, ledger: Ledger) -> dict[str, Any]:
     from bnsweep.analysis.claims import freeze
 
     known = (ledger.root / "plan.json").exists()
+    return freeze(spec, ledger.plan() if known else {}, known and bool(ledger.done()))
+
+
+def _stored_plan(spec: SweepSpec, wanted: Plan) -> dict[str, Any]:
     return {
         **wanted.to_dict(),
         "description": spec.description,
@@ -357,7 +361,6 @@ def _stored_plan(spec: SweepSpec, wanted: Plan, ledger: Ledger) -> dict[str, Any
         "metric": {"name": spec.metric.name, "goal": spec.metric.goal},
         "tracking": _stored_uri(spec),
         "search": None if spec.method == "grid" else {**spec.search, "goal": Goal.of(spec).to_dict()},
-        "claims": freeze(spec, ledger.plan() if known else {}, known and bool(ledger.done())),
     }
 
 
