@@ -185,7 +185,8 @@ def run(
         uri = _reachable(uri, tell)
     ledger = Ledger(place) if root else Ledger.open(place.parent, spec.name, create=True)
     with ledger.exclusive():
-        ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted) | {"claims": _frozen(spec, ledger)})
+        stored = _stored_plan(spec, wanted) | {"claims": _frozen(spec, ledger)}
+        ledger.write_sweep(spec.text or _text(spec), stored)
         execution = Execution(spec, wanted, ledger, runner, progress or (lambda _: None), tell, began)
         return execution.run(left, found, uri, begin or (lambda _: None))
 
