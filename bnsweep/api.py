@@ -23,9 +23,12 @@ from bnsweep.execution import (
     count_states,
     data_folder,
     device_type,
+    measurements,
+    worker_count,
 )
 from bnsweep.sweep import Plan, SweepSpec, load_spec, make_plan
 from bnsweep.sweep.objectives import Goal
+from bnsweep.sweep.plan import kinds_of_trials
 from bnsweep.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -33,10 +36,24 @@ if TYPE_CHECKING:
 
     from bnsweep.analysis import Report
     from bnsweep.runners import Preflight, Progress
+    from bnsweep.sweep.forecast import Forecast
     from bnsweep.sweep.ledger import Ledger
     from bnsweep.tracking import Summary
 
-__all__ = ["Outcome", "Status", "find_ledger", "load", "plan", "report", "results", "run", "status", "sync"]
+__all__ = [
+    "Outcome",
+    "Status",
+    "calibrate",
+    "find_ledger",
+    "forecast",
+    "load",
+    "plan",
+    "report",
+    "results",
+    "run",
+    "status",
+    "sync",
+]
 
 Source = str | PathLike[str] | Mapping[str, Any] | SweepSpec
 
@@ -69,12 +86,11 @@ def load(source: Source) -> SweepSpec:
     Raises:
         SpecError: With every mistake in it.
     """
-    from bnsweep.analysis import check
+    from bnsweep import analysis, search
 
-    if isinstance(source, SweepSpec):
-        return source
-    spec = load_spec(source)
-    check(spec)
+    spec = source if isinstance(source, SweepSpec) else load_spec(source)
+    search.check(spec)
+    analysis.check(spec)
     return spec
 
 
@@ -85,6 +101,69 @@ def plan(source: Source) -> Plan:
         SpecError: With every mistake in the file.
     """
     return make_plan(load(source))
+
+
+def forecast(source: Source, storage: str | None = None, *, left_only: bool = True) -> Forecast:
+    """Say how a sweep is divided into packs, and what time, memory and disk it is expected to take.
+
+    Args:
+        source: A sweep file, its content, or a spec.
+        storage: Folder of results, instead of the file's.
+        left_only: Leave out the trials that the ledger has.
+
+    Returns:
+        The forecast, from the calibrations in the ledger; without them packs of a default size and
+        no figures. :func:`calibrate` makes them, and so does every run.
+    """
+    spec = load(source)
+    wanted = make_plan(spec)
+    ledger = _known_ledger(spec, storage)
+    done = ledger.done() if ledger and left_only else set()
+    left = [trial for trial_id, trial in wanted.by_id.items() if trial_id not in done]
+    return measurements(spec, ledger).forecast(left, worker_count(spec), device_type(spec))
+
+
+def calibrate(
+    source: Source,
+    *,
+    runner: Runner | None = None,
+    storage: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> None:
+    """Measure here how the packs of a sweep are trained best, and what they take; trains nothing.
+
+    Args:
+        source: A sweep file, its content, or a spec.
+        runner: Where to measure; Ray Tune on this machine by default.
+        storage: Folder of results, instead of the file's.
+        say: Called with sentences for people.
+
+    Raises:
+        SpecError: If the file is wrong.
+        BnsweepError: If data, norm, storage or resources are not as they must be.
+        LedgerBusyError: If another process is running this sweep.
+    """
+    from bnsweep.sweep.ledger import Ledger
+
+    spec = load(source)
+    wanted = make_plan(spec)
+    _refuse_unprepared(wanted)
+    _check_cpus(spec)
+    found = _preflight(spec, wanted.trials)
+    _check_gpus(spec, found)
+    ledger = Ledger.open(storage_folder(spec, storage), spec.name, create=True)
+    with ledger.exclusive():
+        ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted))
+        tell = say or (lambda _: None)
+        execution = Execution(spec, wanted, ledger, runner, lambda _: None, tell, time.monotonic())
+        execution.train(execution.source(wanted.trials, found, train=False))
+
+
+def _known_ledger(spec: SweepSpec, storage: str | None) -> Ledger | None:
+    from bnsweep.sweep.ledger import Ledger
+
+    place = storage_folder(spec, storage) / spec.name
+    return Ledger(place) if (place / "ledger.json").exists() else None
 
 
 def storage_folder(spec: SweepSpec | None = None, storage: str | None = None) -> Path:
@@ -165,11 +244,16 @@ def run(
     _refuse_unprepared(wanted)
     place = root or storage_folder(spec, storage) / spec.name
     known = (place / "ledger.json").exists()
-    left, skipped = _left(wanted, Ledger(place) if known else None, retry_failed)
-    tell(_opening(wanted, len(left), skipped))
+    before = Ledger(place) if known else None
+    planned, unasked = wanted, 0
+    if spec.method == "optuna":
+        planned = wanted.with_suggestions(before) if before else wanted
+        unasked = wanted.count - len(planned.trials)
+    left, skipped = _left(planned, before, retry_failed)
+    tell(_opening(wanted, len(left) + unasked, skipped))
     uri = _tracking_uri(spec, place.parent)
     found = None
-    if left:
+    if left or unasked:
         _check_cpus(spec)
         if uri is not None:
             from bnsweep.tracking import check_uri
@@ -177,7 +261,7 @@ def run(
             check_uri(uri)
         if not known:
             Ledger.check_place(place)
-        found = _preflight(spec, left)
+        found = _preflight(spec, kinds_of_trials(spec) if unasked else left)
         for note in found.notes:
             tell(f"note: {note}")
         _check_gpus(spec, found)
@@ -187,8 +271,9 @@ def run(
     with ledger.exclusive():
         stored = _stored_plan(spec, wanted) | {"claims": _frozen(spec, ledger)}
         ledger.write_sweep(spec.text or _text(spec), stored)
-        execution = Execution(spec, wanted, ledger, runner, progress or (lambda _: None), tell, began)
-        return execution.run(left, found, uri, begin or (lambda _: None))
+        execution = Execution(spec, planned, ledger, runner, progress or (lambda _: None), tell, began)
+        start = begin or (lambda _: None)
+        return execution.run(left, found, uri, lambda count: start(count + unasked))
 
 
 def status(name: str | PathLike[str], storage: str | None = None) -> Status:

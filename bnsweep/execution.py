@@ -11,22 +11,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bnsweep.errors import BnsweepError
-from bnsweep.sweep import Plan, SweepSpec, make_packs
+from bnsweep.sweep import Plan, SweepSpec
+from bnsweep.sweep.forecast import Measured
+from bnsweep.sweep.objectives import Goal
+from bnsweep.sweep.plan import expander, kinds_of_trials
 from bnsweep.trial import CUSTOM_NORM, TrialConfig
 
 if TYPE_CHECKING:
     from bnsweep.analysis import Report
-    from bnsweep.runners import Preflight, Progress, WorkerContext
+    from bnsweep.runners import Preflight, Progress, Source, WorkerContext
+    from bnsweep.runners.search_source import SearchSource
+    from bnsweep.search import Search
     from bnsweep.sweep.ledger import Ledger
     from bnsweep.tracking import Summary
 
-__all__ = ["MIRROR_SECONDS", "Execution", "Outcome", "Runner", "count_states", "data_folder", "device_type"]
-
-PACK_SIZE = 16
-"""Most members of a pack of convolutional networks; larger stacks no longer fit a core's cache."""
-
-DENSE_PACK_SIZE = 32
-"""Most members of a pack of networks without convolutions."""
+__all__ = [
+    "MIRROR_SECONDS",
+    "Execution",
+    "Outcome",
+    "Runner",
+    "count_states",
+    "data_folder",
+    "device_type",
+    "measurements",
+    "worker_count",
+]
 
 MIRROR_SECONDS = 120.0
 """How long the end of a run waits for a tracking store that does not answer."""
@@ -38,8 +47,8 @@ STOP_SECONDS = 3.0
 class Runner(Protocol):
     """Trains packs somewhere; see :mod:`bnsweep.runners`."""
 
-    def run(self, packs: Sequence[str], context: WorkerContext, report: Callable[[Progress], None]) -> bool:
-        """Train every pack; return whether all were tried."""
+    def run(self, source: Source, context: WorkerContext, report: Callable[[Progress], None]) -> bool:
+        """Do everything that ``source`` has; return whether all was tried."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,7 @@ class Execution:
         self.runner, self.progress, self.tell = runner, progress, tell
         self.errors: dict[str, int] = {}
         self.device = device_type(spec)
+        self._rung: SearchSource | None = None
 
     def run(
         self,
@@ -108,52 +118,65 @@ class Execution:
         from bnsweep.runners.environment import describe_driver
 
         finished, made, tracked = True, None, None
+        suggested = len(self.plan.trials)
         mirror = _start_mirror(self.ledger, uri)
         try:
             if found is not None:
                 self.ledger.write_environment(describe_driver())
-                packs = self.open_packs(left, found)
-                self.tell(f"{len(left)} trials in {len(packs)} packs; results in {self.ledger.root}")
+                source = self.source(left, found)
                 begin(len(left))
-                finished = self.train(packs)
+                finished = self.train(source)
             if finished:
                 made = _report(self.ledger, self.tell)
         finally:
             if mirror:
                 tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
+        if self.spec.method == "optuna":
+            self.plan = self.plan.with_suggestions(self.ledger)
+        started = len(left) + len(self.plan.trials) - suggested
         states = count_states(self.ledger, self.plan.trial_ids)
         seconds = time.monotonic() - self.began
         return Outcome(
-            self.plan.name, self.ledger.root, states, len(left), not finished, made, tracked, uri, seconds,
+            self.plan.name, self.ledger.root, states, started, not finished, made, tracked, uri, seconds,
             self.errors,
         )  # fmt: skip
 
-    def open_packs(self, left: Sequence[TrialConfig], found: Preflight) -> list[str]:
-        """Return the packs to train: first those left open, exactly as they were, then new ones."""
-        pending = {trial.trial_id for trial in left}
-        done = self.ledger.done()
-        packs = []
-        for pack_id, content in self.ledger.open_packs().items():
-            members = set(content["members"])
-            if members <= done:
-                self.ledger.close_pack(pack_id)
-            elif members & pending and content["device"] == self.device:
-                packs.append(pack_id)
-                pending -= members
-        rest = [trial for trial in left if trial.trial_id in pending]
-        size_of = partial(_pack_size, found=found)
-        for pack in make_packs(rest, size_of, self._workers(), device=self.device):
-            self.ledger.write_pack(pack.pack_id, self.plan.pack_content(pack))
-            packs.append(pack.pack_id)
-        return packs
+    def source(self, left: Sequence[TrialConfig], found: Preflight, train: bool = True) -> Source:
+        """Return what is to be done: packs left open, calibrations (these alone unless ``train``), packs."""
+        from bnsweep.runners import PlannedPacks
 
-    def _workers(self) -> int:
-        resources = self.spec.resources
-        slots = max(1, int((os.cpu_count() or 1) / max(resources.cpus, 1e-3)))
-        return min(slots, resources.max_concurrent or slots)
+        stackable = partial(_stackable, found=found)
+        if train and (self.spec.method == "optuna" or self.spec.early_stop):
+            return self._search(left, stackable)
+        measured = measurements(self.spec, self.ledger, stackable)
+        return PlannedPacks(self.plan, self.ledger, left, self.device, measured, stackable, self.tell, train)
 
-    def train(self, packs: Sequence[str]) -> bool:
-        """Let the runner train packs; return whether all were tried."""
+    def _search(self, left: Sequence[TrialConfig], stackable: Callable[[TrialConfig], bool]) -> Source:
+        """Return the conditions of a search, which become known while it runs, or are stopped early."""
+        from bnsweep.runners.search_source import PlannedConditions, SearchSource, Suggester
+
+        spec, log = self.spec, self.ledger.search_log
+        search: Suggester = PlannedConditions(self.plan) if spec.method == "random" else self._optuna()
+        rule = None
+        if spec.early_stop:
+            from bnsweep.runners.early_stopping import Stopper
+
+            rule = Stopper(spec, log, min(int(kind.parameters["steps"]) for kind in kinds_of_trials(spec)))
+        ended = {trial_id for one in search.open for trial_id in one.trial_ids}
+        retry = [(trial, self.plan.label_of[trial.trial_id]) for trial in left if trial.trial_id not in ended]
+        self._rung = SearchSource(
+            search, self.ledger, self.device, spec.resources.kernel or "grouped", stackable, rule,
+            Goal.of(spec).to_dict(), retry if spec.method == "optuna" else (),
+        )  # fmt: skip
+        return self._rung
+
+    def _optuna(self) -> Search:
+        from bnsweep.search import Search
+
+        return Search(self.spec, self.ledger.search_log, expander(self.spec))
+
+    def train(self, source: Source) -> bool:
+        """Let the runner do what there is to do; return whether all was tried."""
         from bnsweep.runners import WorkerContext
 
         context = WorkerContext(
@@ -161,11 +184,14 @@ class Execution:
             data_root=data_folder(self.spec),
             threads=max(1, int(self.spec.resources.cpus)),
             import_path=os.getcwd(),
+            neighbours=worker_count(self.spec),
         )
         runner = self.runner or _tune_runner(self.spec)
-        return runner.run(packs, context, self._watch)
+        return runner.run(source, context, self._watch)
 
     def _watch(self, progress: Progress) -> None:
+        if progress.value is not None and self._rung is not None:
+            self._rung.rung(progress)
         if progress.error:
             self.errors[progress.error] = self.errors.get(progress.error, 0) + progress.members
         self.progress(progress)
@@ -184,11 +210,31 @@ def device_type(spec: SweepSpec) -> str:
     return automatic if resources.device == "auto" else resources.device
 
 
-def _pack_size(trial: TrialConfig, found: Preflight) -> int:
+def worker_count(spec: SweepSpec) -> int:
+    """Return how many workers of a sweep this machine takes at once."""
+    resources = spec.resources
+    slots = max(1, int((os.cpu_count() or 1) / max(resources.cpus, 1e-3)))
+    if resources.gpus:
+        slots = min(slots, max(1, int(1 / resources.gpus))) if resources.gpus < 1 else slots
+    return min(slots, resources.max_concurrent or slots)
+
+
+def measurements(
+    spec: SweepSpec, ledger: Ledger | None, stackable: Callable[[TrialConfig], bool] = lambda _: True
+) -> Measured:
+    """Return what is known of a sweep's signatures on its type of device, with what its file decides."""
+    device, resources = device_type(spec), spec.resources
+    return Measured(
+        lambda signature: ledger.calibration(signature, device) if ledger else None,
+        pack_size=resources.pack_size,
+        kernel=resources.kernel,
+        stackable=stackable,
+    )
+
+
+def _stackable(trial: TrialConfig, found: Preflight) -> bool:
     norm = str(trial.parameters["norm"])
-    if CUSTOM_NORM.fullmatch(norm) and not found.stacks.get(norm, False):
-        return 1
-    return PACK_SIZE if str(trial.parameters["model"]).startswith("vgg") else DENSE_PACK_SIZE
+    return not CUSTOM_NORM.fullmatch(norm) or found.stacks.get(norm, False)
 
 
 def _tune_runner(spec: SweepSpec) -> Runner:

@@ -19,6 +19,7 @@ from typing import Any
 
 __all__ = [
     "DATASETS",
+    "KERNELS",
     "LAYER_CHOICES",
     "MEMBER_PARAMETERS",
     "NAMES",
@@ -78,6 +79,14 @@ NAMES: dict[str, tuple[str, ...]] = {
 """Legal names of every parameter that is a choice."""
 
 LAYER_CHOICES = ("all",)
+
+KERNELS: dict[str, str] = {
+    "grouped": "one grouped convolution, or one batched matrix product, for all members",
+    "channels_last": "as grouped, with the convolutions in channels-last memory",
+    "loop": "one member after another, each as a network of its own: the reference",
+    "loop_channels_last": "one member after another, with the convolutions in channels-last memory",
+}
+"""How a pack can be computed. All mean the same numbers, and differ in rounding and in speed."""
 
 
 @dataclass(frozen=True)

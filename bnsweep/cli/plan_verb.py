@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from bnsweep.errors import BnsweepError
 
 if TYPE_CHECKING:
     from bnsweep.sweep import SweepSpec
+    from bnsweep.sweep.forecast import Forecast
     from bnsweep.sweep.ledger import Ledger
 
 EXAMPLE = "bnsweep plan sweeps/quickstart.yaml"
@@ -27,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--power", type=float, default=0.8, help="probability with which claims are to find an effect (0.8)"
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument(
+        "--calibrate", action="store_true", help="measure the fastest packs here first; trains nothing"
+    )
 
 
 def call(arguments: argparse.Namespace) -> int:
@@ -35,22 +40,57 @@ def call(arguments: argparse.Namespace) -> int:
     from bnsweep.sweep.ledger import Ledger
 
     spec = api.load(arguments.file)
+    if arguments.calibrate:
+        api.calibrate(spec, storage=arguments.storage, say=lambda text: print(text, file=sys.stderr))
     plan = api.plan(spec)
     folder = api.storage_folder(spec, arguments.storage)
     known = (folder / spec.name / "ledger.json").exists()
     done = Ledger.open(folder, spec.name).done() & set(plan.trial_ids) if known else set()
+    forecast = None if plan.unprepared else api.forecast(spec, arguments.storage)
     if arguments.json:
-        print(json.dumps({**plan.to_dict(), "done": sorted(done), "left": plan.count - len(done)}, indent=1))
+        content = {**plan.to_dict(), "done": sorted(done), "left": plan.count - len(done)}
+        print(json.dumps(content | {"forecast": forecast.to_dict() if forecast else None}, indent=1))
         return 0
     print(f"{plan.name}: {plan.count} trials = {plan.condition_count} conditions x {len(plan.seeds)} seeds")
     for name in plan.varying:
+        if not plan.trials:
+            print(f"  {name}: suggested while the search runs")
+            continue
         counts = Counter(str(trial.parameters.get(name, "-")) for trial in plan.trials)
         print(f"  {name}: {_values(counts)}")
     if plan.unprepared is not None:
         print(f"  no ids yet: run bnsweep data prepare {plan.unprepared}")
     print(f"  {len(done)} done, {plan.count - len(done)} to run; results in {folder / spec.name}")
+    if forecast is not None and forecast.packs:
+        print(f"  {describe(forecast)}")
     _claims(spec, Ledger.open(folder, spec.name) if known else None, arguments.power)
     return 0
+
+
+def describe(forecast: Forecast) -> str:
+    """Return a forecast in words."""
+    if forecast.seconds is None or forecast.worker_bytes is None or forecast.ledger_bytes is None:
+        return "not calibrated: packs, time, memory and disk are known after bnsweep plan --calibrate"
+    sizes = [len(pack.members) for pack in forecast.packs]
+    few = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else str(max(sizes))
+    return (
+        f"{len(sizes)} packs of {few} trials on {forecast.workers} workers: about "
+        f"{duration(forecast.seconds)} of training, {forecast.worker_bytes / 1e9:.2f} GB of memory a worker, "
+        f"{forecast.ledger_bytes / 1e6:.1f} MB of disk"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people.
+
+    Example:
+        >>> duration(42.4), duration(600), duration(7300)
+        ('42 s', '10 min', '2 h 2 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _claims(spec: SweepSpec, ledger: Ledger | None, power: float) -> None:

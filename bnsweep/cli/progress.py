@@ -46,6 +46,8 @@ class ProgressLine:
 
     def update(self, progress: Progress) -> None:
         """Take note of a worker's progress, and show it when it is time to."""
+        if not progress.members:
+            return  # a calibration
         if self.began is None:
             self.began = self.clock()
         self.workers.add(progress.pid)

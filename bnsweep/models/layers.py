@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 __all__ = ["StackedConv", "StackedLinear"]
 
+_LAST = torch.channels_last
+
 
 class StackedConv(nn.Module):
     """K padded 3 x 3 convolutions side by side: one grouped convolution.
@@ -22,10 +24,11 @@ class StackedConv(nn.Module):
         bias: Whether a bias is added.
         norm: Normalization of the output, kept here so that it is part of the layer; it is the
             network that calls it.
+        kernel: One of :data:`bnsweep.trial.KERNELS`.
 
     Shape:
         - Input: ``[N, K*I, H, W]``, member-major.
-        - Output: ``[N, K*O, H, W]``.
+        - Output: ``[N, K*O, H, W]``, contiguous, whatever the kernel: norms add up accurately then.
         - ``weight``: ``[K*O, I, 3, 3]``; ``bias``: ``[K*O]``.
     """
 
@@ -33,19 +36,38 @@ class StackedConv(nn.Module):
     bias: Tensor | None
     norm: nn.Module
 
-    def __init__(self, inputs: int, outputs: int, members: int, *, bias: bool, norm: nn.Module) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, members: int, *, bias: bool, norm: nn.Module, kernel: str = "grouped"
+    ) -> None:
         super().__init__()
-        self.members = members
+        self.members, self.kernel = members, kernel
         self.weight = nn.Parameter(torch.zeros(members * outputs, inputs, 3, 3))
         self.register_parameter("bias", nn.Parameter(torch.zeros(members * outputs)) if bias else None)
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve each member's channels with its own kernels."""
-        if x.shape[2] * x.shape[3] > 1:
-            return F.conv2d(x, self.weight, self.bias, padding=1, groups=self.members)
-        centre = self.weight[:, :, 1, 1].contiguous()
-        return _stacked_product(x.flatten(1), centre, self.bias, self.members)[:, :, None, None]
+        if self.kernel.startswith("loop"):
+            return self._one_by_one(x)
+        if x.shape[2] * x.shape[3] == 1:
+            centre = self.weight[:, :, 1, 1].contiguous()
+            return _stacked_product(x.flatten(1), centre, self.bias, self.members)[:, :, None, None]
+        weight = self.weight
+        if self.kernel == "channels_last":
+            x, weight = x.contiguous(memory_format=_LAST), weight.contiguous(memory_format=_LAST)
+        return F.conv2d(x, weight, self.bias, padding=1, groups=self.members).contiguous()
+
+    def _one_by_one(self, x: Tensor) -> Tensor:
+        layout = _LAST if self.kernel == "loop_channels_last" else torch.contiguous_format
+        biases = self.bias.chunk(self.members) if self.bias is not None else [None] * self.members
+        parts = zip(x.chunk(self.members, 1), self.weight.chunk(self.members), biases, strict=True)
+        outputs = [
+            F.conv2d(
+                own.contiguous(memory_format=layout), weight.contiguous(memory_format=layout), bias, padding=1
+            )
+            for own, weight, bias in parts
+        ]
+        return torch.cat(outputs, 1).contiguous()
 
 
 class StackedLinear(nn.Module):
@@ -58,6 +80,7 @@ class StackedLinear(nn.Module):
         bias: Whether a bias is added.
         norm: Normalization of the output, kept here so that it is part of the layer; it is the
             network that calls it.
+        kernel: One of :data:`bnsweep.trial.KERNELS`.
 
     Shape:
         - Input: ``[N, K*I]``, member-major, or ``[K, N, I]``.
@@ -70,16 +93,26 @@ class StackedLinear(nn.Module):
     bias: Tensor | None
     norm: nn.Module
 
-    def __init__(self, inputs: int, outputs: int, members: int, *, bias: bool, norm: nn.Module) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, members: int, *, bias: bool, norm: nn.Module, kernel: str = "grouped"
+    ) -> None:
         super().__init__()
-        self.members = members
+        self.members, self.kernel = members, kernel
         self.weight = nn.Parameter(torch.zeros(members * outputs, inputs))
         self.register_parameter("bias", nn.Parameter(torch.zeros(members * outputs)) if bias else None)
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply each member's units with its own weights."""
+        if self.kernel.startswith("loop"):
+            return self._one_by_one(x)
         return _stacked_product(x, self.weight, self.bias, self.members)
+
+    def _one_by_one(self, x: Tensor) -> Tensor:
+        biases = self.bias.chunk(self.members) if self.bias is not None else [None] * self.members
+        inputs = x.unbind(0) if x.dim() == 3 else x.chunk(self.members, 1)
+        parts = zip(inputs, self.weight.chunk(self.members), biases, strict=True)
+        return torch.cat([F.linear(own.contiguous(), weight, bias) for own, weight, bias in parts], 1)
 
 
 def _stacked_product(x: Tensor, weight: Tensor, bias: Tensor | None, members: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from bnsweep.errors import Mistake, SpecError
 from bnsweep.models.layers import StackedConv, StackedLinear
 from bnsweep.norms import CENTRING, NOISY, NormOptions, SiteNoise, apply_noise, make_norm
-from bnsweep.trial import derive_seed
+from bnsweep.trial import KERNELS, derive_seed
 
 __all__ = ["LayerInfo", "LayerSpec", "NetworkPlan", "StackedNet", "parameter_decay"]
 
@@ -100,10 +100,12 @@ class StackedNet(nn.Module):
         plan: The architecture.
         members: Members ``K``.
         dtype: Floating-point type of parameters and activations.
+        kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`.
 
     Attributes:
         plan: The architecture.
         members: Members ``K``.
+        kernel: How the stack is computed.
         layers: Every weight layer, in order.
         notes: What a user should know about how the network was fitted to the data.
         noise_sites: Shape of one sample of one member, ``(C, H, W)`` or ``(C,)``, at every site
@@ -117,10 +119,19 @@ class StackedNet(nn.Module):
 
     Raises:
         SpecError: If the norm is undefined for one of the layers, is unknown, or cannot be stacked.
+        ValueError: If there is no such kernel.
     """
 
-    def __init__(self, plan: NetworkPlan, members: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        plan: NetworkPlan,
+        members: int,
+        dtype: torch.dtype = torch.float32,
+        kernel: str = "grouped",
+    ) -> None:
         super().__init__()
+        if kernel not in KERNELS:
+            raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, but found {kernel!r}")
         notes = list(plan.notes)
         if plan.norm == "instance" and all(spec.kind == "linear" for spec in plan.layers):
             must = "instance needs convolutions, whose activations have pixels to normalize over"
@@ -128,12 +139,12 @@ class StackedNet(nn.Module):
                 [Mistake("parameters.norm", must, "linear layers only", "use norm layer, group or rms")]
             )
         for spec in plan.layers:
-            self.add_module(spec.name, _make_layer(spec, plan, members))
+            self.add_module(spec.name, _make_layer(spec, plan, members, kernel))
         if plan.norm == "instance":
             linear = [spec.name for spec in plan.layers if spec.site and spec.kind == "linear"]
             notes.append(f"instance norm is undefined for linear layers: {', '.join(linear)} have none")
         self.to(dtype)
-        self.plan, self.members, self.notes = plan, members, tuple(notes)
+        self.plan, self.members, self.kernel, self.notes = plan, members, kernel, tuple(notes)
         self.layers = tuple(self._info(index, spec) for index, spec in enumerate(plan.layers, 1))
         self.site_layers = tuple(index for index, spec in enumerate(plan.layers, 1) if spec.site)
         shapes = (_sample_shape(spec) for spec in plan.layers if spec.site)
@@ -265,7 +276,7 @@ class StackedNet(nn.Module):
             same device and in the same mode.
         """
         first = next(self.parameters())
-        other = StackedNet(self.plan, len(keep), first.dtype).to(first.device)
+        other = StackedNet(self.plan, len(keep), first.dtype, self.kernel).to(first.device)
         other.train(self.training)
         index = torch.tensor(keep, dtype=torch.int64, device=first.device)
         sources = dict(self.named_parameters()) | dict(self.named_buffers())
@@ -289,7 +300,7 @@ def _sample_shape(spec: LayerSpec) -> tuple[int, ...]:
     return (spec.outputs, spec.size, spec.size) if spec.kind == "conv" else (spec.outputs,)
 
 
-def _make_layer(spec: LayerSpec, plan: NetworkPlan, members: int) -> nn.Module:
+def _make_layer(spec: LayerSpec, plan: NetworkPlan, members: int, kernel: str) -> nn.Module:
     """Make one weight layer with its norm, if it is a hidden one."""
     norm: nn.Module = nn.Identity()
     normalized = spec.site and not (plan.norm == "instance" and spec.kind == "linear")
@@ -309,7 +320,7 @@ def _make_layer(spec: LayerSpec, plan: NetworkPlan, members: int) -> nn.Module:
         )
     bias = spec.bias and not (normalized and plan.norm in CENTRING)
     make = StackedConv if spec.kind == "conv" else StackedLinear
-    return make(spec.inputs, spec.outputs, members, bias=bias, norm=norm)
+    return make(spec.inputs, spec.outputs, members, bias=bias, norm=norm, kernel=kernel)
 
 
 def _check_defined(spec: LayerSpec, plan: NetworkPlan) -> None:

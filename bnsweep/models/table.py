@@ -47,6 +47,7 @@ def make_model(
     members: int = 1,
     *,
     dtype: torch.dtype = torch.float32,
+    kernel: str = "grouped",
 ) -> StackedNet:
     """Make the network of a trial, for a stack of such trials.
 
@@ -58,6 +59,7 @@ def make_model(
         facts: Channels, size and classes of the data.
         members: Members ``K`` of the stack.
         dtype: Floating-point type of parameters and activations.
+        kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`.
 
     Returns:
         The network, on the CPU.
@@ -95,4 +97,4 @@ def make_model(
         noise_sigma=str(parameters.get("noise_sigma", "std")),
         notes=notes,
     )
-    return StackedNet(plan, members, dtype)
+    return StackedNet(plan, members, dtype, kernel)

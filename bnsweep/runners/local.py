@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from .source import Source
 from .work import PackWorker, Progress, WorkerContext
 
 __all__ = ["LocalRunner"]
@@ -26,23 +27,29 @@ class LocalRunner:
     def __init__(self, step_seconds: float = 2.0) -> None:
         self.step_seconds = step_seconds
 
-    def run(self, packs: Sequence[str], context: WorkerContext, report: Report) -> bool:
-        """Train every pack.
+    def run(self, source: Source, context: WorkerContext, report: Report) -> bool:
+        """Do everything that ``source`` has.
 
         Args:
-            packs: Ids of packs that stand in the ledger.
+            source: What is to be done; its packs stand in the ledger.
             context: What the worker has to know.
             report: Called with every progress.
 
         Returns:
-            Whether all packs were tried; ``False`` after Ctrl-C, with the open pack checkpointed.
+            Whether all was tried; ``False`` after Ctrl-C, with the open pack checkpointed.
         """
         worker = PackWorker(context)
         with _stop_flag() as stop:
-            for pack in packs:
-                worker.open(pack)
-                while worker.busy:
-                    report(worker.advance(time.monotonic() + self.step_seconds))
+            while units := source.ready(1):
+                for unit in units:
+                    progress = worker.take(unit)
+                    while progress is None or not progress.finished:
+                        progress = worker.advance(time.monotonic() + self.step_seconds)
+                        report(progress)
+                        if stop.is_set() and worker.busy:
+                            break
+                    if progress.finished:
+                        source.finished(unit, progress)
                     if stop.is_set():
                         worker.suspend()
                         return False

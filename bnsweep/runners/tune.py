@@ -2,7 +2,7 @@
 
 Tune is used for placement, not for memory. A fresh :class:`ray.tune.Tuner` gets its packs from
 :class:`PackSearcher`; which packs are left is the ledger's knowledge, and tables travel through the
-ledger, so a suggestion is a list of pack ids and a result a handful of numbers.
+ledger, so a suggestion is a list of pack ids or calibrations, and a result a handful of numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,9 +22,9 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from bnsweep.errors import BnsweepError, ServiceError
-from bnsweep.sweep.ledger import Ledger
 
-from .work import PackWorker, Progress, WorkerContext, abandon_pack
+from .source import Source, Unit
+from .work import PackWorker, Progress, WorkerContext, unit_key
 
 __all__ = ["TuneRunner"]
 
@@ -43,14 +43,24 @@ Report = Callable[[Progress], None]
 
 
 class _Barrier:
-    """Counts the workers that have called in, so that none finishes before all have started."""
+    """Counts the workers that have called in, so that none finishes before all have started.
+
+    Later it holds workers for which there is nothing to do yet, until the driver has more.
+    """
 
     def __init__(self) -> None:
         self.seen: set[int] = set()
+        self.supplies = 0
 
     def call_in(self, pid: int) -> int:
         self.seen.add(pid)
         return len(self.seen)
+
+    def supply(self) -> None:
+        self.supplies += 1
+
+    def supplied(self) -> int:
+        return self.supplies
 
 
 class _PackTrainable(tune.Trainable):
@@ -66,12 +76,12 @@ class _PackTrainable(tune.Trainable):
         """Open the ledger; called once in a worker's life."""
         assert context is not None
         self._worker = PackWorker(context)
-        self._queue = list(config["packs"])
-        self._barrier, self._workers = barrier, workers
+        self._barrier, self._workers, self._called_in = barrier, workers, False
+        self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the packs of the next suggestion without starting a new process."""
-        self._queue = list(new_config["packs"])
+        self._queue, self._hold = list(new_config["units"]), new_config.get("hold")
         return True
 
     def step(self) -> dict[str, Any]:
@@ -80,19 +90,31 @@ class _PackTrainable(tune.Trainable):
         deadline = time.monotonic() + STEP_SECONDS
         results: list[dict[str, Any]] = []
         while (self._worker.busy or self._queue) and time.monotonic() < deadline:
-            if not self._worker.busy:
-                self._worker.open(self._queue.pop(0))
-            progress = self._worker.advance(deadline)
+            taken = None if self._worker.busy else self._worker.take(self._queue.pop(0))
+            progress = taken or self._worker.advance(deadline)
             results.append(progress.to_dict())
-        return {"progress": results, "done": not self._worker.busy and not self._queue}
+            if progress.value is not None:
+                break  # the driver decides before the next step
+        done = not self._worker.busy and not self._queue and not self._held(deadline)
+        return {"progress": results, "done": done}
 
     def _wait_for_the_others(self) -> None:
-        if self._barrier is None:
+        if self._called_in:
             return
-        barrier, self._barrier = self._barrier, None
+        self._called_in = True
         deadline = time.monotonic() + BARRIER_SECONDS
-        while ray.get(barrier.call_in.remote(os.getpid())) < self._workers and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            if ray.get(self._barrier.call_in.remote(os.getpid())) >= self._workers:
+                return
             time.sleep(0.1)
+
+    def _held(self, deadline: float) -> bool:
+        """Wait for the driver to have more to do; whether it has not."""
+        while self._hold is not None and ray.get(self._barrier.supplied.remote()) <= self._hold:
+            if time.monotonic() >= deadline:
+                return True
+            time.sleep(0.05)
+        return False
 
     def cleanup(self) -> None:
         """Checkpoint what is under way, so that the next run goes on from here."""
@@ -100,31 +122,49 @@ class _PackTrainable(tune.Trainable):
 
 
 class PackSearcher(Searcher):
-    """Hands out packs, and hands out again those whose worker was lost.
+    """Hands out units of work, and hands out again those whose worker was lost.
 
     Args:
-        packs: Ids of the packs that are left, in order.
-        workers: Number of workers that share them.
+        source: What is to be done.
+        workers: Number of workers that share it.
+        supply: Called when units have become ready that workers may be held for.
     """
 
-    def __init__(self, packs: Sequence[str], workers: int) -> None:
+    def __init__(self, source: Source, workers: int, supply: Callable[[], None] = lambda: None) -> None:
         super().__init__(metric="progress", mode="max")
-        self.left = list(packs)
-        self.live: dict[str, list[str]] = {}
+        self.source, self.workers, self.supply = source, workers, supply
+        self.left: list[Unit] = []
+        self.live: dict[str, dict[str, Unit]] = {}
         self.losses: dict[str, int] = {}
-        self.given_up: list[str] = []
+        self.abandoned: list[Progress] = []
         self.cause = "unknown"
-        self.workers = workers
         self.durations: list[float] = []
+        self.supplies = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is at work and nothing is left."""
+        return not self.left and not any(self.live.values())
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next packs, ``None`` while a lost one could still come back."""
+        """Return the next units, ``None`` while a lost one could still come back."""
+        self._restock()
         if not self.left:
+            if self.source.expecting:
+                self.live[trial_id] = {}
+                return {"units": [], "hold": self.supplies}
             return None if self.live else Searcher.FINISHED
         count = min(self._chunk(), -(-len(self.left) // self.workers))
-        packs, self.left = self.left[:count], self.left[count:]
-        self.live[trial_id] = packs
-        return {"packs": packs}
+        units, self.left = self.left[:count], self.left[count:]
+        self.live[trial_id] = {unit_key(unit): unit for unit in units}
+        return {"units": units}
+
+    def _restock(self) -> None:
+        more = self.source.ready(self.workers)
+        self.left += more
+        if more:
+            self.supplies += 1
+            self.supply()
 
     def _chunk(self) -> int:
         if not self.durations:
@@ -135,22 +175,32 @@ class PackSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Forget a finished suggestion; take back the unfinished packs of a lost worker."""
-        packs = self.live.pop(trial_id, [])
+        """Forget a finished suggestion; take back the unfinished units of a lost worker."""
+        units = self.live.pop(trial_id, {})
         if not error:
             return
-        for pack in packs:
-            self.losses[pack] = self.losses.get(pack, 0) + 1
-            if self.losses[pack] < MAX_LOSSES:
-                self.left.append(pack)
+        for key, unit in units.items():
+            self.losses[key] = self.losses.get(key, 0) + 1
+            if self.losses[key] < MAX_LOSSES:
+                self.left.append(unit)
             else:
-                self.given_up.append(pack)
+                reason = f"its worker ended {MAX_LOSSES} times without a word: {self.cause}"
+                self.abandoned.append(self.source.lost(unit, reason))
+        self._restock()
 
-    def finished(self, trial_id: str, pack: str, seconds: float) -> None:
-        """Note that a pack of a suggestion is in the ledger."""
-        self.durations.append(seconds)
-        if pack in self.live.get(trial_id, []):
-            self.live[trial_id].remove(pack)
+    def finished(self, trial_id: str, progress: Progress) -> None:
+        """Note that a unit of a suggestion has ended."""
+        unit = self.live.get(trial_id, {}).pop(progress.pack_id, None)
+        if unit is None:
+            return
+        if "pack" in unit:
+            self.durations.append(progress.seconds)
+        expecting = self.source.expecting
+        self.source.finished(unit, progress)
+        self._restock()
+        if expecting and not self.source.expecting:
+            self.supplies += 1
+            self.supply()  # there may be nothing for those who wait
 
     def save(self, checkpoint_path: str) -> None:
         """Keep nothing: the ledger knows what is left."""
@@ -172,7 +222,7 @@ class _Watch(tune.Callback):
             for content in result.get("progress", ()):
                 progress = Progress(**content)
                 if progress.finished:
-                    self.searcher.finished(trial.trial_id, progress.pack_id, progress.seconds)
+                    self.searcher.finished(trial.trial_id, progress)
                 self.report(progress)
         except Exception:
             logging.getLogger(__name__).exception("progress could not be shown")
@@ -204,29 +254,29 @@ class TuneRunner:
         self.address = address
         self.trainable: type[tune.Trainable] = _PackTrainable
 
-    def run(self, packs: Sequence[str], context: WorkerContext, report: Report) -> bool:
-        """Train every pack.
+    def run(self, source: Source, context: WorkerContext, report: Report) -> bool:
+        """Do everything that ``source`` has.
 
         Args:
-            packs: Ids of packs that stand in the ledger.
+            source: What is to be done; its packs stand in the ledger.
             context: What the workers have to know.
             report: Called with every progress of every worker, in the driver.
 
         Returns:
-            Whether all packs were tried; ``False`` after a stop.
+            Whether all was tried; ``False`` after a stop.
 
         Raises:
             BnsweepError: If one worker needs more than the cluster has.
             ServiceError: If Ray does not start or does not answer.
         """
         with _ray(self.address), tempfile.TemporaryDirectory(prefix="bnsweep-tune-") as folder:
-            workers = min(self._slots(), len(packs))
-            searcher = PackSearcher(packs, workers)
-            self._fit(searcher, context, report, workers, folder)
-            for pack in searcher.given_up:
-                reason = f"its worker ended {MAX_LOSSES} times without a word: {searcher.cause}"
-                report(abandon_pack(Ledger(context.ledger), pack, reason))
-            return not searcher.left and not searcher.live
+            workers = min(self._slots(), source.width)
+            barrier = ray.remote(num_cpus=0)(_Barrier).remote()
+            searcher = PackSearcher(source, workers, barrier.supply.remote)
+            self._fit(searcher, context, report, barrier, folder)
+            for progress in searcher.abandoned:
+                report(progress)
+            return searcher.idle
 
     def _slots(self) -> int:
         """Count the workers that fit, before anything waits for a place that cannot come."""
@@ -242,9 +292,9 @@ class TuneRunner:
         return min(slots, self.max_concurrent) if self.max_concurrent else slots
 
     def _fit(
-        self, searcher: PackSearcher, context: WorkerContext, report: Report, workers: int, folder: str
+        self, searcher: PackSearcher, context: WorkerContext, report: Report, barrier: Any, folder: str
     ) -> None:
-        barrier = ray.remote(num_cpus=0)(_Barrier).remote()
+        workers = searcher.workers
         trainable = tune.with_resources(
             tune.with_parameters(self.trainable, context=context, barrier=barrier, workers=workers),
             {"cpu": self.cpus, "gpu": self.gpus},

@@ -13,12 +13,14 @@ import resource
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.sweep.curves import CurveRow
 from bnsweep.sweep.ledger import Ledger
+from bnsweep.sweep.objectives import Goal
 from bnsweep.sweep.records import Record, now
 from bnsweep.trial import TrialConfig, TrialState
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from bnsweep.data import Dataset
     from bnsweep.training import Outcome, PackTrainer
 
-__all__ = ["PackWorker", "Progress", "WorkerContext", "abandon_pack"]
+__all__ = ["PackWorker", "Progress", "WorkerContext", "abandon_pack", "unit_key"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class WorkerContext:
         threads: Threads of one operator.
         checkpoint_seconds: Wall time between two checkpoints of a pack.
         import_path: Folder in which the user's own norms are looked for.
+        neighbours: Workers that share a machine, this one included.
     """
 
     ledger: str
@@ -48,6 +51,7 @@ class WorkerContext:
     threads: int = 1
     checkpoint_seconds: float = 30.0
     import_path: str = ""
+    neighbours: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Progress:
     """Where a worker stands with one pack: what a runner shows and schedules by.
 
     Attributes:
-        pack_id: The pack.
+        pack_id: The pack, or another unit of work: see :func:`unit_key`.
         members: Trials in the pack.
         step: Steps made.
         steps: Steps in all.
@@ -63,6 +67,8 @@ class Progress:
         seconds: Wall time spent on the pack by this worker.
         states: Trials by state, once finished.
         error: Last line of the traceback, if the pack failed.
+        too_large: Whether the pack does not fit in memory, and has to be divided; nothing failed.
+        value: The condition's objective, where the pack waits at a rung for a decision.
         pid: The worker's process.
         peak_mb: The most memory that process has held so far, in MB.
     """
@@ -75,6 +81,8 @@ class Progress:
     seconds: float = 0.0
     states: dict[str, int] = field(default_factory=dict)
     error: str = ""
+    too_large: bool = False
+    value: float | None = None
     pid: int = field(default_factory=os.getpid)
     peak_mb: float = field(default_factory=lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
@@ -108,18 +116,56 @@ class PackWorker:
         self._sealed = 0
         self._rows: dict[str, list[CurveRow]] = {}
         self._failure: Progress | None = None
+        self._rungs: set[int] = set()
+        self._goal: Goal | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a pack is open."""
         return bool(self._pack_id)
 
+    def take(self, unit: Mapping[str, Any]) -> Progress | None:
+        """Take up a unit of work.
+
+        Args:
+            unit: ``{"pack": pack_id}``, which :meth:`advance` then trains, or ``{"calibrate": {...}}``,
+                which is done at once.
+
+        Returns:
+            How it ended, if it was done at once.
+        """
+        if "pack" in unit:
+            self.open(unit["pack"])
+            return None
+        began = time.monotonic()
+        error = ""
+        try:
+            self._calibrate(**unit["calibrate"])
+        except Exception as caught:  # training meets it too, and records it
+            error = f"{type(caught).__name__}: {caught}"
+        seconds = time.monotonic() - began
+        return Progress(unit_key(unit), 0, 0, 0, finished=True, seconds=seconds, error=error)
+
+    def _calibrate(self, trial: Mapping[str, Any], count: int, device: str, stackable: bool) -> None:
+        """Measure how packs of a signature are trained best here, and store it in the ledger."""
+        from bnsweep.training import prepare_process
+
+        from .calibration import measure_signature
+
+        prepare_process(self.context.threads)
+        config = TrialConfig.from_dict(trial)
+        self._device = device
+        content = measure_signature(
+            config, self._dataset(config), count, stackable=stackable, neighbours=self.context.neighbours
+        )
+        self.ledger.write_calibration(config.signature, device, content)
+
     def open(self, pack_id: str) -> None:
         """Take up a pack, from its newest checkpoint that verifies where there is one."""
         self._pack_id, self._trials, self._trainer, self._failure = pack_id, [], None, None
         self._started = self._checkpointed = time.monotonic()
         self._attempts = [{"started": now(), "host": platform.node(), "pack_id": pack_id, "from_step": 0}]
-        self._sealed, self._rows = 0, {}
+        self._sealed, self._rows, self._rungs = 0, {}, set()
         try:
             if not self.ledger.has_pack(pack_id):
                 self._failure = Progress(pack_id, 0, 0, 0, finished=True)  # done by a worker that was lost
@@ -128,17 +174,19 @@ class PackWorker:
             self._device = str(pack["device"])
             self._trials = [TrialConfig.from_dict(content) for content in pack["trials"]]
             self._labels = list(pack["labels"])
-            self._begin()
-        except Exception:
-            self._fail()
+            self._rungs = set(pack.get("rungs", ()))
+            self._goal = Goal.from_dict(pack["goal"]) if self._rungs else None
+            self._begin(str(pack["kernel"]))
+        except Exception as error:
+            self._fail(error)
 
-    def _begin(self) -> None:
+    def _begin(self, kernel: str) -> None:
         import torch
 
         from bnsweep.training import PackTrainer, prepare_process
 
         prepare_process(self.context.threads)
-        self._trainer = PackTrainer(self._trials, self._dataset())
+        self._trainer = PackTrainer(self._trials, self._dataset(self._trials[0]), kernel)
         found = self.ledger.load_checkpoint(self._pack_id)
         if found is None:
             return
@@ -147,15 +195,15 @@ class PackWorker:
         self._sealed = int(content["sealed"])
         self._attempts = [*content["attempts"], {**self._attempts[0], "from_step": found[0]}]
 
-    def _dataset(self) -> Dataset:
+    def _dataset(self, trial: TrialConfig) -> Dataset:
         import torch
 
         from bnsweep.data import load_dataset
 
-        parameters = self._trials[0].parameters
+        parameters = trial.parameters
         device = self._device
         keys = ("dataset", "inputs", "precision", "features")
-        key = (*(str(parameters.get(name)) for name in keys), self._trials[0].fingerprint, device)
+        key = (*(str(parameters.get(name)) for name in keys), trial.fingerprint, device)
         if key not in self._datasets:
             self._datasets[key] = load_dataset(
                 str(parameters["dataset"]),
@@ -163,7 +211,7 @@ class PackWorker:
                 root=Path(self.context.data_root) if self.context.data_root else None,
                 device=device,
                 dtype=getattr(torch, str(parameters["precision"])),
-                fingerprint=self._trials[0].fingerprint,
+                fingerprint=trial.fingerprint,
             )
         return self._datasets[key]
 
@@ -179,8 +227,8 @@ class PackWorker:
         if self._failure is None:
             try:
                 return self._advance(deadline)
-            except Exception:
-                self._fail()
+            except Exception as error:
+                self._fail(error)
         assert self._failure is not None
         self._pack_id = ""
         return self._failure
@@ -189,6 +237,10 @@ class PackWorker:
         trainer = self._trainer
         assert trainer is not None
         while not trainer.finished:
+            if trainer.step_index in self._rungs and not self._decided():
+                return self._at_rung()
+            if trainer.finished:
+                break
             trainer.step()
             self._collect()
             now = time.monotonic()
@@ -202,6 +254,28 @@ class PackWorker:
         progress = self._progress(finished=True, states=states)
         self._pack_id = ""
         return progress
+
+    def _decided(self) -> bool:
+        """Whether it is known if the condition goes on from this rung; if it does not, it stops.
+
+        It is evaluated whatever is known, so that an interruption leaves no trace in the readings.
+        """
+        assert self._trainer is not None
+        self._trainer.evaluate()
+        self._collect()
+        stop = self.ledger.decision(self._pack_id, self._trainer.step_index)
+        if stop is None:
+            return False
+        self._rungs.discard(self._trainer.step_index)
+        if stop:
+            self._trainer.stop()
+        return True
+
+    def _at_rung(self) -> Progress:
+        """Report what the condition is worth so far."""
+        assert self._trainer is not None and self._goal is not None
+        records = [self._record(outcome, {}) for outcome in self._trainer.standings()]
+        return self._progress(value=self._goal.worth(records).values[0])
 
     def _progress(self, **more: Any) -> Progress:
         trainer = self._trainer
@@ -273,9 +347,27 @@ class PackWorker:
             data={"classes": facts.classes, "train": facts.train, "test": facts.test},
         )
 
-    def _fail(self) -> None:
-        """Write the traceback of the error being handled as a failure of every member."""
+    def _fail(self, error: Exception) -> None:
+        """Write the error being handled as a failure of every member, or ask for smaller packs."""
+        members = len(self._trials)
+        self._trainer = None
+        if members > 1 and _out_of_memory(error) and not self._rungs:
+            self._failure = Progress(self._pack_id, members, 0, 0, finished=True, too_large=True)
+            return
         self._failure = abandon_pack(self.ledger, self._pack_id, traceback.format_exc())
+
+
+def unit_key(unit: Mapping[str, Any]) -> str:
+    """Return what tells a unit of work from every other: a pack's id, or ``calibration.<signature>``."""
+    if "pack" in unit:
+        return str(unit["pack"])
+    return "calibration." + TrialConfig.from_dict(unit["calibrate"]["trial"]).signature
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Tell whether the host's or the device's memory was too small, as Python, torch or CUDA say it."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def abandon_pack(ledger: Ledger, pack_id: str, reason: str) -> Progress:

@@ -14,6 +14,7 @@ from typing import Any
 
 from bnsweep.sweep.nodes import Mistakes, Node, Scalar, Table, nearest, number_hint
 from bnsweep.sweep.spec import GOALS, METHODS, SWEEP_NAME
+from bnsweep.trial import KERNELS
 
 __all__ = [
     "CLAIM_KEYS",
@@ -136,7 +137,15 @@ RESOURCE_KEYS: dict[str, Key] = {
     "gpus": Key("number", "GPUs of one pack; 0.5 lets two packs share one.", 0, 0, 1000),
     "max_concurrent": Key("integer", "Packs at once.", "as many as fit", 1, 100_000),
     "device": Key("choice", "Where packs train.", "auto", choices=("auto", "cpu", "cuda")),
-}
+    "pack_size": Key(
+        "integer", "Trials that one worker trains at once, at most.", "what a calibration finds fastest",
+        1, 100_000,
+    ),
+    "kernel": Key(
+        "choice", "How a pack is computed; loop is the plain reference.", "what a calibration finds fastest",
+        choices=tuple(KERNELS),
+    ),
+}  # fmt: skip
 TRACKING_KEYS: dict[str, Key] = {
     "uri": Key(
         "text", "Where MLflow keeps its runs; none for no tracking.", "SQLite beside the results",
@@ -160,7 +169,7 @@ SEARCH_KEYS: dict[str, Key] = {
     ),
     "lag": Key(
         "integer",
-        "Newest conditions whose results a suggestion does not know; so many can train at once.",
+        "How many of the newest results a suggestion does not know; so many workers can be busy.",
         None,
         1,
         100_000,
@@ -182,7 +191,12 @@ SEARCH_KEYS: dict[str, Key] = {
     ),
 }
 EARLY_STOP_KEYS: dict[str, Key] = {
-    "type": Key("choice", "Rule.", "(required)", choices=("asha", "median")),
+    "type": Key(
+        "choice",
+        "Rule; hyperband, bohb and pbt pause trials and need checkpoints of Ray's.",
+        "(required)",
+        choices=("asha", "median"),
+    ),
     "min_steps": Key("integer", "Steps before the rule speaks.", 100, 1, 10_000_000),
     "eta": Key("number", "One in eta goes on at each rung.", 3, 1, 1000, open_low=True),
 }

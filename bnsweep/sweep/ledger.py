@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from bnsweep.sweep.files import encode_json, link_bytes, read_json, replace_byte
 from bnsweep.sweep.folder import unreadable
 from bnsweep.sweep.pack_folders import PackFolders
 from bnsweep.sweep.records import SCHEMA, PlannedTrial, Record, check_schema, check_trial_id, now
+from bnsweep.sweep.search_log import SearchLog
 from bnsweep.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -97,13 +99,22 @@ class Ledger(PackFolders):
         replace_bytes(self.root / "plan.json", encode_json({"schema": SCHEMA, **plan}), self._scratch)
         return before != text
 
+    @cached_property
+    def search_log(self) -> SearchLog:
+        """The events of the sweep's search."""
+        return SearchLog(self.root / "search", self._scratch, self._reject)
+
+    def plan_version(self) -> tuple[int, int]:
+        """Return what differs whenever the stored plan has changed."""
+        return (self.root / "plan.json").stat().st_mtime_ns, self.search_log.length
+
     def sweep_text(self) -> str | None:
         """Return the sweep file as last submitted."""
         path = self.root / "sweep.yaml"
         return path.read_text() if path.exists() else None
 
     def plan(self) -> dict[str, Any]:
-        """Return the stored plan as plain data.
+        """Return the stored plan as plain data; that of a search grows with its suggestions.
 
         Raises:
             LedgerError: If there is none, or it is damaged.
@@ -112,6 +123,8 @@ class Ledger(PackFolders):
         try:
             content = read_json(path)
             check_schema(content, path)
+            if content.get("search"):
+                content["trials"] = _each_once([*content["trials"], *self.search_log.planned()])
             return content
         except (ValueError, OSError) as error:
             raise LedgerError(
@@ -324,6 +337,14 @@ class Ledger(PackFolders):
         folder = self._trial(trial_id)
         self._done.discard(trial_id)
         self._reject([folder / "record.json", folder / "curves.parquet"], f"trial {trial_id}", reason)
+
+
+def _each_once(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out trials that were there before: a search may suggest a condition again."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for entry in entries:
+        found.setdefault(entry["trial_id"], entry)
+    return list(found.values())
 
 
 def _planned(entry: Mapping[str, Any]) -> PlannedTrial:

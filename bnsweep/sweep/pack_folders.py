@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from bnsweep.errors import LedgerError
 from bnsweep.sweep import checkpoints
 from bnsweep.sweep.curves import CurveRow, decode_table, encode_sealed, first_rows, rows_of
-from bnsweep.sweep.files import encode_json, link_bytes, read_json, remove_folder
+from bnsweep.sweep.files import encode_json, link_bytes, read_json, remove_folder, replace_bytes
 from bnsweep.sweep.folder import NAME, SweepFolder, unreadable
 from bnsweep.sweep.records import SCHEMA, check_schema, check_trial_id
 
@@ -157,6 +157,48 @@ class PackFolders(SweepFolder):
             for trial_id, row in zip(table["trial_id"].to_pylist(), rows_of(table), strict=True):
                 rows.setdefault(trial_id, []).append(row)
         return {trial_id: first_rows(own) for trial_id, own in rows.items()}
+
+    def write_calibration(self, signature: str, device: str, content: Mapping[str, Any]) -> None:
+        """Store what was measured of a signature on a type of device; a later measurement replaces it.
+
+        Raises:
+            ValueError: If ``signature`` or ``device`` is not a name like a sweep's.
+            LedgerError: If the disk refuses.
+        """
+        path = self._calibration(signature, device)
+        self._make(path.parent)
+        replace_bytes(path, encode_json({"schema": SCHEMA, **content}), self._scratch)
+
+    def calibration(self, signature: str, device: str) -> dict[str, Any] | None:
+        """Return what :meth:`write_calibration` stored; ``None`` where nothing is, or it cannot be used.
+
+        It saves a second, so that a damaged one is no reason to stop: it is measured again.
+        """
+        path = self._calibration(signature, device)
+        try:
+            content = read_json(path)
+            check_schema(content, path)
+        except (ValueError, OSError, LedgerError):
+            return None
+        return content
+
+    def _calibration(self, signature: str, device: str) -> Path:
+        for name in (signature, device):
+            if not NAME.fullmatch(name):
+                raise ValueError(f"signature and device must match {NAME.pattern}, but found {name!r}")
+        return self.root / "calibration" / f"{signature}.{device}.json"
+
+    def write_decision(self, pack_id: str, step: int, stop: bool) -> None:
+        """Tell the worker at a pack whether it goes on from a rung; the first word counts."""
+        path = self.pack_dir(pack_id) / f"decision.{step}.json"
+        link_bytes(path, encode_json({"schema": SCHEMA, "stop": stop}), self._scratch)
+
+    def decision(self, pack_id: str, step: int) -> bool | None:
+        """Return whether a pack is to stop at a rung; ``None`` where nothing was decided yet."""
+        try:
+            return bool(read_json(self.pack_dir(pack_id) / f"decision.{step}.json")["stop"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
 
     def close_pack(self, pack_id: str) -> None:
         """Remove a pack whose trials are all done, in one step."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from bnsweep.trial import MEMBER_PARAMETERS, TrialConfig, short_hash
 
-__all__ = ["Pack", "make_packs"]
+__all__ = ["Pack", "by_signature", "halve", "make_packs"]
 
 BALANCE = 1.15
 """How much longer than a perfect division of the work the longest worker may take."""
@@ -26,7 +26,7 @@ class Pack:
         signature: What the members have in common.
         dtype: Arithmetic of training.
         device: Type of the device that it is made for: ``cpu`` or ``cuda``.
-        kernel: Which implementation of the stack trains it.
+        kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`.
     """
 
     members: tuple[str, ...]
@@ -76,7 +76,7 @@ def make_packs(
     *,
     cost_of: Callable[[TrialConfig], float] | None = None,
     device: str = "cpu",
-    kernel: str = "grouped",
+    kernel_of: Callable[[TrialConfig], str] | None = None,
 ) -> list[Pack]:
     """Divide trials among packs of at most ``size_of`` members, longest pack first.
 
@@ -91,7 +91,8 @@ def make_packs(
         workers: Packs that are trained at once.
         cost_of: Cost of one member, in any unit; by default its number of steps.
         device: Type of the device that the packs are made for.
-        kernel: Which implementation of the stack trains them.
+        kernel_of: How a signature is computed, one of :data:`bnsweep.trial.KERNELS`, given one trial
+            of it; ``grouped`` by default.
 
     Example:
         >>> trials = [TrialConfig.create({"lr": lr, "seed": s}) for lr in (0.1, 0.2) for s in range(3)]
@@ -101,13 +102,14 @@ def make_packs(
     size = size_of if callable(size_of) else lambda _: size_of
     cost = cost_of or (lambda trial: float(trial.parameters["steps"]))
     groups = []
-    for alike in _by_signature(trials):
+    for alike in by_signature(trials):
         most = max(1, size(alike[0]))
         groups.append(_Group(alike, cost(alike[0]), math.ceil(len(alike) / most)))
     _spread(groups, max(1, workers))
     packs: list[tuple[float, Pack]] = []
     for group in groups:
         signature = group.trials[0].signature
+        kernel = kernel_of(group.trials[0]) if kernel_of else "grouped"
         dtype = str(group.trials[0].parameters["precision"])
         for part in range(group.parts):
             members = tuple(trial.trial_id for trial in group.trials[part :: group.parts])
@@ -116,9 +118,9 @@ def make_packs(
     return [pack for _, pack in sorted(packs, key=lambda pair: -pair[0])]
 
 
-def _by_signature(trials: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
-    """Group trials by what their signature is made of, which is quicker than hashing each."""
-    groups: dict[object, list[TrialConfig]] = {}
+def by_signature(trials: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
+    """Group trials that can be members of one pack, in order of the first of each."""
+    groups: dict[object, list[TrialConfig]] = {}  # quicker than hashing each trial
     probes: dict[int, str] = {}
     for trial in trials:
         text = probes.setdefault(id(trial.probes), repr(trial.probes))
@@ -158,3 +160,21 @@ def _longest(groups: Sequence[_Group], workers: int) -> float:
     for cost in sorted(costs, reverse=True):
         heapq.heapreplace(ends, ends[0] + cost)
     return max(ends)
+
+
+def halve(content: Mapping[str, Any]) -> list[tuple[Pack, dict[str, Any]]]:
+    """Divide an open pack that does not fit in memory.
+
+    Args:
+        content: What ``pack.json`` holds of two members or more.
+
+    Returns:
+        Two packs, each with what its ``pack.json`` has to hold.
+    """
+    middle = (len(content["members"]) + 1) // 2
+    halves = []
+    for part in (slice(middle), slice(middle, None)):
+        own = {name: content[name][part] for name in ("members", "trials", "labels")}
+        pack = Pack.from_dict({**content, "members": own["members"]})
+        halves.append((pack, {**pack.to_dict(), "trials": own["trials"], "labels": own["labels"]}))
+    return halves

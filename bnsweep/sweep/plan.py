@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnsweep.errors import Mistake, SpecError
-from bnsweep.sweep.draws import DrawnOutError, draw_conditions
-from bnsweep.sweep.expansion import Completer, conditions, count_conditions, read_facts
+from bnsweep.sweep.draws import DrawnOutError, draw_conditions, free_settings
+from bnsweep.sweep.expansion import (
+    Completer,
+    conditions,
+    count_conditions,
+    read_facts,
+    representatives,
+)
 from bnsweep.sweep.packs import Pack
 from bnsweep.sweep.spec import SweepSpec
 from bnsweep.trial import DATASETS, DataFacts, TrialConfig, Value, complete_probes, short_hash
 
-__all__ = ["Plan", "make_plan"]
+if TYPE_CHECKING:
+    from bnsweep.sweep.ledger import Ledger
+
+__all__ = ["Plan", "expander", "kinds_of_trials", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,11 @@ class Plan:
         """The first replicate of each condition, in order."""
         return self.trials[:: len(self.seeds)]
 
+    def with_suggestions(self, ledger: Ledger) -> Plan:
+        """Return the plan with the trials that an adaptive search has suggested so far."""
+        found = {str(one["trial_id"]): TrialConfig.from_dict(one) for one in ledger.search_log.planned()}
+        return replace(self, trials=tuple(found.values()))
+
     def pack_content(self, pack: Pack) -> dict[str, Any]:
         """Return what ``pack.json`` holds of a pack: its own content, and its trials with their labels."""
         return {
@@ -120,7 +134,8 @@ def make_plan(spec: SweepSpec) -> Plan:
     """Expand a spec into its trials: a pure function of the spec, the data and norms of the user's.
 
     Args:
-        spec: A spec of method ``grid`` or ``random``.
+        spec: A spec. The trials of method ``optuna`` become known while it runs; its plan has a
+            number of them and none.
 
     Raises:
         SpecError: If the settings of some trial do not go together; loading has refused that
@@ -132,23 +147,21 @@ def make_plan(spec: SweepSpec) -> Plan:
         >>> plan.labels
         ('batch lr=0.01 seed=0', 'batch lr=0.01 seed=1', 'batch lr=0.1 seed=0', 'batch lr=0.1 seed=1')
     """
-    facts: dict[str, DataFacts] = dict(DATASETS)
-    unprepared = None
-    dataset = spec.setting("dataset")
-    if dataset and "image_folder" in dataset.values:
-        own = read_facts(spec.data_root)
-        facts |= {"image_folder": own} if own else {}
-        unprepared = None if own else spec.data_root or "."
-    random = spec.method == "random"
-    size = int(spec.search["num_trials"]) if random else count_conditions(spec.parameters)
+    facts, unprepared = _data(spec)
+    searched = spec.method != "grid"
+    size = int(spec.search["num_trials"]) if searched else count_conditions(spec.parameters)
     count = size * len(spec.seeds)
-    if unprepared is not None:
-        return Plan(spec.name, (), (), spec.seeds, count, spec.description, unprepared)
+    varying = tuple(setting.name for setting in free_settings(spec.parameters))
+    if unprepared is not None or spec.method == "optuna":
+        return Plan(spec.name, (), varying, spec.seeds, count, spec.description, unprepared)
     norm_code.cache_clear()
-    completer = Completer(facts.get)
     try:
-        drawn = draw_conditions(spec) if random else conditions(spec.parameters)
-        complete = [completer.complete(condition) for condition in drawn]
+        complete = list(
+            map(
+                Completer(facts.get).complete,
+                draw_conditions(spec) if searched else conditions(spec.parameters),
+            )
+        )
     except DrawnOutError as error:
         hint = "lower num_trials, or use method grid"
         mistake = Mistake("search.num_trials", "must be fewer than there are", str(error), hint)
@@ -158,6 +171,33 @@ def make_plan(spec: SweepSpec) -> Plan:
         raise SpecError([mistake], spec.source) from None
     trials = _trials(complete, spec, facts)
     return Plan(spec.name, trials, _varying(spec, complete), spec.seeds, count, spec.description)
+
+
+def expander(spec: SweepSpec) -> Callable[[Mapping[str, Value]], tuple[TrialConfig, ...]]:
+    """Return a function that turns a condition into its trials, one a seed.
+
+    Args:
+        spec: A spec whose data are prepared.
+    """
+    facts, _ = _data(spec)
+    completer = Completer(facts.get)
+    return lambda condition: _trials([completer.complete(condition)], spec, facts)
+
+
+def kinds_of_trials(spec: SweepSpec) -> list[TrialConfig]:
+    """Return one trial of every kind of network, norm and data that a search may suggest."""
+    expand = expander(spec)
+    return [expand(condition)[0] for condition in conditions(representatives(spec.parameters))]
+
+
+def _data(spec: SweepSpec) -> tuple[dict[str, DataFacts], str | None]:
+    """Return the facts of the data sets, and the image folder that is not prepared yet."""
+    facts: dict[str, DataFacts] = dict(DATASETS)
+    dataset = spec.setting("dataset")
+    if dataset is None or "image_folder" not in dataset.values:
+        return facts, None
+    own = read_facts(spec.data_root)
+    return facts | ({"image_folder": own} if own else {}), None if own else spec.data_root or "."
 
 
 def _trials(

@@ -33,24 +33,12 @@ class Refusal:
 
 NOT_BUILT: tuple[Refusal, ...] = (
     Refusal(
-        "method", lambda value: value == "optuna", "must be grid or random",
-        "optuna is not built yet: method random draws conditions",
+        "search", lambda value: "storage" in value, "must be without storage",
+        "showing the study in a database is not built yet: the report shows the search",
     ),
     Refusal(
-        "early_stop", lambda _: True, "must be absent",
-        "early stopping is not built yet: every trial of a grid runs to its end, so that conditions compare",
-    ),
-    Refusal(
-        "metric", lambda value: isinstance(value, tuple), "must be one metric",
-        "several metrics are not built yet: the report shows every reading whatever the metric",
-    ),
-    Refusal(
-        "constraints", lambda value: bool(value), "must be empty or absent",
-        "constraints are not built yet: use when:, or two sweep files with the same storage",
-    ),
-    Refusal(
-        "deterministic", lambda value: value is True, "must be false or absent",
-        "it concerns searches, which are not built yet; a grid is the same in every run",
+        "search", lambda value: "warm_start" in value, "must be without warm_start",
+        "starting from another search is not built yet: give both the same name and raise num_trials",
     ),
     Refusal(
         "keep_checkpoints", lambda value: value is True, "must be false or absent",

@@ -20,6 +20,7 @@ class SamplerFacts:
         conditions: Whether it learns about settings that stand in some conditions only.
         objectives: Whether it can serve several metrics.
         constraints: Whether it keeps away from conditions that break a constraint.
+        stopped: Whether it makes use of conditions that were stopped early, or needs none.
         needs: Package that it needs beyond bnsweep's own.
     """
 
@@ -27,6 +28,7 @@ class SamplerFacts:
     conditions: bool = False
     objectives: bool = False
     constraints: bool = False
+    stopped: bool = False
     needs: str = ""
 
 
@@ -50,6 +52,7 @@ OPTUNA_SAMPLERS: dict[str, SamplerFacts] = {
         conditions=True,
         objectives=True,
         constraints=True,
+        stopped=True,
     ),
     "gp": SamplerFacts(
         {
@@ -86,6 +89,7 @@ OPTUNA_SAMPLERS: dict[str, SamplerFacts] = {
         },
         conditions=True,
         objectives=True,
+        stopped=True,
     ),
 }  # fmt: skip
 """Samplers of ``method: optuna``; the first is the default."""

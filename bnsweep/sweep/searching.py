@@ -139,6 +139,11 @@ class _Check:
                 self.root.keys["constraints"], "constraints", must, found, "use tpe, gp or nsga2"
             )
 
+        if self.values.get("early_stop") and not facts.stopped:
+            must = f"must be absent for sampler {sampler}"
+            hint = "it learns from conditions that ran to their end alone: use tpe, or method random"
+            self.mistakes.add(self.root.keys["early_stop"], "early_stop", must, "a rule", hint)
+
     def _reproducible(self) -> None:
         deterministic = self.values.get("deterministic") is True
         lag = self.node.keys.get("lag") if self.node else None

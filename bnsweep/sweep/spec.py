@@ -185,7 +185,15 @@ class Setting:
         """
         if self.values or self.range is None:
             return self.values[int(part * len(self.values))]
-        return SETTINGS[self.name].canonical(self.range.at(part, whole=self.whole))
+        return self.canonical(self.range.at(part, whole=self.whole))
+
+    def canonical(self, value: object) -> Value:
+        """Return a value as the type that identity is computed from."""
+        return SETTINGS[self.name].canonical(value)
+
+    def always(self) -> Setting:
+        """Return the same setting without its ``when``."""
+        return Setting(self.name, self.values, {}, self.range, self.line)
 
     def holds(self, condition: Mapping[str, Value]) -> bool:
         """Whether this setting is present beside the settings in ``condition``."""
@@ -272,12 +280,16 @@ class Resources:
         gpus: GPUs; below 1 several packs share one.
         max_concurrent: Packs at once; ``None`` for as many as fit.
         device: ``auto``, ``cpu`` or ``cuda``.
+        pack_size: Most trials of a pack; ``None`` for what a calibration finds fastest.
+        kernel: How packs are computed; ``None`` for what a calibration finds fastest.
     """
 
     cpus: float = 1
     gpus: float = 0
     max_concurrent: int | None = None
     device: str = "auto"
+    pack_size: int | None = None
+    kernel: str | None = None
 
 
 @dataclass(frozen=True)
@@ -340,11 +352,7 @@ class SweepSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which :func:`~bnsweep.sweep.load_spec` makes an equal spec."""
-        resources = {
-            name: value
-            for name, value in vars(self.resources).items()
-            if name != "max_concurrent" or value is not None
-        }
+        resources = {name: value for name, value in vars(self.resources).items() if value is not None}
         content: dict[str, Any] = {
             "name": self.name,
             "description": self.description,

@@ -112,7 +112,7 @@ class Mirror:
         self._sealed: dict[str, int] = {}
         self._planned: dict[str, PlannedTrial] = {}
         self._members: dict[str, list[PlannedTrial]] = {}
-        self._plan_time = 0
+        self._plan_time = (0, 0)
         self._next_save = 0.0
         self._error = ""
 
@@ -180,7 +180,7 @@ class Mirror:
         self._read_plan()
 
     def _read_plan(self) -> None:
-        changed = (self._ledger.root / "plan.json").stat().st_mtime_ns
+        changed = self._ledger.plan_version()
         if changed == self._plan_time:
             return
         self._planned = {trial.trial_id: trial for trial in self._ledger.planned()}

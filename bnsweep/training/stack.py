@@ -49,16 +49,21 @@ class MemberStack:
         trials: The members, in order.
         dataset: Their data set, in the precision and on the device to train on.
         model: Their network, taken over as it is; a new one with zero weights where absent.
+        kernel: How a new network is computed, one of :data:`bnsweep.trial.KERNELS`.
     """
 
     def __init__(
-        self, trials: Sequence[TrialConfig], dataset: Dataset, model: StackedNet | None = None
+        self,
+        trials: Sequence[TrialConfig],
+        dataset: Dataset,
+        model: StackedNet | None = None,
+        kernel: str = "grouped",
     ) -> None:
         self.trials, self.dataset = tuple(trials), dataset
         parameters = trials[0].parameters
         like = dataset.train_x
         if model is None:
-            model = make_model(parameters, dataset.facts, len(trials), dtype=like.dtype)
+            model = make_model(parameters, dataset.facts, len(trials), dtype=like.dtype, kernel=kernel)
         self.model = model.to(like.device)
         self.batches = MemberBatches(trials, dataset, model.noise_sites)
         self._noisy_evaluation = bool(parameters.get("noise_at_eval", False))

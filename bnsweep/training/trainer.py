@@ -70,6 +70,7 @@ class PackTrainer:
     Args:
         trials: The members; :attr:`TrialConfig.signature` must be equal in all of them.
         dataset: Their data set, in the precision and on the device to train on.
+        kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`.
 
     Attributes:
         step_index: Updates made, which is the number of the next step.
@@ -80,7 +81,7 @@ class PackTrainer:
         ValueError: If ``trials`` is empty or mixes signatures, or ``dataset`` is not in their precision.
     """
 
-    def __init__(self, trials: Sequence[TrialConfig], dataset: Dataset) -> None:
+    def __init__(self, trials: Sequence[TrialConfig], dataset: Dataset, kernel: str = "grouped") -> None:
         signatures = {trial.signature for trial in trials}
         if len(signatures) != 1:
             raise ValueError(
@@ -93,12 +94,12 @@ class PackTrainer:
                 f"the data set must be in the precision of the trials, {parameters['precision']}, "
                 f"but found {dataset.train_x.dtype}"
             )
-        self.trials, self.dataset = tuple(trials), dataset
+        self.trials, self.dataset, self.kernel = tuple(trials), dataset, kernel
         self.device = dataset.train_x.device
         self.steps = int(parameters["steps"])
         self._eval_every, self._log_every = int(parameters["eval_every"]), int(parameters["log_every"])
         self.step_index = 0
-        self._stack = MemberStack(trials, dataset)
+        self._stack = MemberStack(trials, dataset, kernel=kernel)
         self._stack.initialize()
         self._set_members(range(len(trials)))
         self._refused: set[int] = set()
@@ -106,6 +107,7 @@ class PackTrainer:
         self._last_loss = torch.full((len(trials),), torch.nan, dtype=torch.float64, device=self.device)
         self._rows: list[Row] = []
         self._last: list[dict[str, float]] = [{} for _ in trials]
+        self._evaluated, self._stopped = -1, False
 
     def _set_members(self, members: Sequence[int]) -> None:
         self.members = list(members)
@@ -113,8 +115,8 @@ class PackTrainer:
 
     @property
     def finished(self) -> bool:
-        """Whether every member has made its last step or has diverged."""
-        return self.step_index >= self.steps or not self.members
+        """Whether every member has made its last step, has diverged or was stopped."""
+        return self.step_index >= self.steps or not self.members or self._stopped
 
     def step(self) -> None:
         """Make one update of every member, with the readings that are due.
@@ -132,7 +134,7 @@ class PackTrainer:
             if not self.members:
                 return
         if step % self._eval_every == 0:
-            self._record(step, self._stack.evaluate(step))
+            self.evaluate()
         probes = self._probes_due(step)
         snapshot = self._stack.snapshot(step, probes) if probes else None
         done = self._stack.gradients(step)
@@ -143,6 +145,16 @@ class PackTrainer:
             self._emit(step, self._stack.measure(snapshot, done))
         if self.step_index == self.steps:
             self._finish()
+
+    def evaluate(self) -> None:
+        """Evaluate now, unless that was done at this very step; changes nothing else."""
+        if self._evaluated != self.step_index and self.members:
+            self._evaluated = self.step_index
+            self._record(self.step_index, self._stack.evaluate(self.step_index))
+
+    def stop(self) -> None:
+        """End every member here, before its last step."""
+        self._stopped = True
 
     def _probes_due(self, step: int) -> dict[str, Mapping[str, Any]]:
         probes = self.trials[0].probes
@@ -220,12 +232,18 @@ class PackTrainer:
             raise ValueError(
                 f"the pack must be finished, but stands at step {self.step_index} of {self.steps}"
             )
+        return self.standings()
+
+    def standings(self) -> list[Outcome]:
+        """Return how every member would have ended if it ended here."""
         steps, losses = self._diverged.tolist(), self._last_loss.tolist()
+        early = self.step_index < self.steps
+        alive = TrialState.STOPPED if early else TrialState.COMPLETED
         return [
             Outcome(
                 member,
-                TrialState.COMPLETED if step < 0 else TrialState.DIVERGED,
-                self.steps if step < 0 else step,
+                alive if step < 0 else TrialState.DIVERGED,
+                self.step_index if step < 0 else step,
                 None if step < 0 else step,
                 loss if loss == loss else None,
                 dict(last),
@@ -261,15 +279,16 @@ class PackTrainer:
                 f"the checkpoint must be of format {_FORMAT}, but found {content.get('format')!r}: "
                 "it was written by another version of bnsweep"
             )
-        trials = [trial.trial_id for trial in self.trials]
-        if content["trials"] != trials:
+        expected = [trial.trial_id for trial in self.trials]
+        if content["trials"] != expected:
             raise ValueError(
-                f"the checkpoint must belong to the trials {', '.join(trials)} in this order, "
+                f"the checkpoint must belong to the trials {', '.join(expected)} in this order, "
                 f"but found {', '.join(content['trials'])}"
             )
         self._set_members(content["members"])
         if self.members:
-            self._stack = MemberStack([self.trials[member] for member in self.members], self.dataset)
+            trials = [self.trials[member] for member in self.members]
+            self._stack = MemberStack(trials, self.dataset, kernel=self.kernel)
             self._stack.load_state_dict(content["stack"])
         self.step_index = int(content["step"])
         self._refused = set(content["refused"])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bnsweep import api
-from bnsweep.runners import LocalRunner, WorkerContext
+from bnsweep.runners import FixedPacks, LocalRunner, WorkerContext
 from bnsweep.runners.work import PackWorker, abandon_pack
 from bnsweep.sweep import make_packs
 from bnsweep.sweep.ledger import Ledger
@@ -87,7 +87,7 @@ def test_dying_at_any_moment_repeats_at_most_what_was_not_sealed(
     """A worker that goes away without a word, again and again, between any two steps."""
     longer["parameters"]["steps"] = 400
     whole, packs = open_ledger(longer, tmp_path / "whole")
-    assert LocalRunner().run(packs, WorkerContext(str(whole.root)), lambda _: None)
+    assert LocalRunner().run(FixedPacks(packs, whole), WorkerContext(str(whole.root)), lambda _: None)
 
     ledger, _ = open_ledger(longer, tmp_path / "parts")
     context = WorkerContext(str(ledger.root), checkpoint_seconds=0.05)
@@ -114,7 +114,7 @@ def test_ctrl_c_between_two_updates_cuts_no_step_in_half(
     from bnsweep.training.optimizers import MemberOptimizer
 
     whole, packs = open_ledger(tiny, tmp_path / "whole")
-    assert LocalRunner().run(packs, WorkerContext(str(whole.root)), lambda _: None)
+    assert LocalRunner().run(FixedPacks(packs, whole), WorkerContext(str(whole.root)), lambda _: None)
 
     real = MemberOptimizer.step
     calls = []
@@ -127,11 +127,12 @@ def test_ctrl_c_between_two_updates_cuts_no_step_in_half(
 
     monkeypatch.setattr(MemberOptimizer, "step", step)
     ledger, packs = open_ledger(tiny, tmp_path / "parts")
-    assert not LocalRunner(step_seconds=0.0).run(packs, WorkerContext(str(ledger.root)), lambda _: None)
+    context = WorkerContext(str(ledger.root))
+    assert not LocalRunner(step_seconds=0.0).run(FixedPacks(packs, ledger), context, lambda _: None)
     found = ledger.load_checkpoint(packs[0])
     assert found
     assert found[0] == 15
-    assert LocalRunner().run(list(ledger.open_packs()), WorkerContext(str(ledger.root)), lambda _: None)
+    assert LocalRunner().run(FixedPacks(list(ledger.open_packs()), ledger), context, lambda _: None)
     assert outcomes(ledger.root) == outcomes(whole.root)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from bnsweep import api
-from bnsweep.runners import LocalRunner, Progress
+from bnsweep.runners import FixedPacks, LocalRunner, Progress
+from bnsweep.runners.source import Unit
 from bnsweep.runners.tune import PackSearcher
 from bnsweep.sweep.ledger import Ledger
 
@@ -91,32 +92,69 @@ def test_a_signal_ends_within_ten_seconds_with_a_checkpoint(
     assert seconds < 20, "ten for the workers, the rest for Ray to go and the report"
 
 
+def units(*packs: str) -> dict[str, Any]:
+    return {"units": [{"pack": pack} for pack in packs]}
+
+
+def ended(pack: str) -> Progress:
+    return Progress(pack, 1, 1, 1, finished=True, seconds=1.0)
+
+
+class Given(FixedPacks):
+    """Packs that stand in no ledger; remembers which of them were given up."""
+
+    def __init__(self, *packs: str) -> None:
+        super().__init__(packs, ledger=None)
+        self.given_up: list[tuple[str, str]] = []
+
+    def lost(self, unit: Unit, cause: str) -> Progress:
+        self.given_up.append((unit["pack"], cause))
+        return ended(unit["pack"])
+
+
 def test_the_searcher_hands_out_lost_packs_again() -> None:
-    searcher = PackSearcher(["a", "b", "c"], workers=2)
-    first, second = searcher.suggest("t1"), searcher.suggest("t2")
-    assert first == {"packs": ["a"]}
-    assert second == {"packs": ["b"]}
+    searcher = PackSearcher(Given("a", "b", "c"), workers=2)
+    assert searcher.suggest("t1") == units("a")
+    assert searcher.suggest("t2") == units("b")
     searcher.on_trial_complete("t1", error=True)
-    assert searcher.suggest("t3") == {"packs": ["c"]}
-    assert searcher.suggest("t4") == {"packs": ["a"]}
+    assert searcher.suggest("t3") == units("c")
+    assert searcher.suggest("t4") == units("a")
     assert searcher.suggest("t5") is None
     for trial, pack in (("t2", "b"), ("t3", "c"), ("t4", "a")):
-        searcher.finished(trial, pack, 1.0)
+        searcher.finished(trial, ended(pack))
         searcher.on_trial_complete(trial)
     assert searcher.suggest("t6") == PackSearcher.FINISHED
+    assert searcher.idle
 
 
 def test_the_searcher_gives_up_a_pack_that_kills_its_workers() -> None:
-    searcher = PackSearcher(["a"], workers=1)
+    source = Given("a")
+    searcher = PackSearcher(source, workers=1)
     for attempt in range(3):
-        assert searcher.suggest(f"t{attempt}") == {"packs": ["a"]}
+        assert searcher.suggest(f"t{attempt}") == units("a")
         searcher.on_trial_complete(f"t{attempt}", error=True)
     assert searcher.suggest("t9") == PackSearcher.FINISHED
-    assert searcher.given_up == ["a"]
+    assert [pack for pack, _ in source.given_up] == ["a"]
+    assert searcher.abandoned
 
 
 def test_short_packs_are_bundled() -> None:
-    searcher = PackSearcher([f"p{n}" for n in range(100)], workers=2)
+    searcher = PackSearcher(Given(*(f"p{n}" for n in range(100))), workers=2)
     searcher.suggest("t0")
-    searcher.finished("t0", "p0", 1.0)
-    assert searcher.suggest("t1") == {"packs": [f"p{n}" for n in range(1, 21)]}
+    searcher.finished("t0", ended("p0"))
+    assert searcher.suggest("t1") == units(*(f"p{n}" for n in range(1, 21)))
+
+
+def test_a_worker_is_held_while_more_is_expected_and_let_go_when_it_is_there() -> None:
+    source = Given("a")
+    source.expecting = True
+    supplies: list[int] = []
+    searcher = PackSearcher(source, workers=2, supply=lambda: supplies.append(1))
+    assert searcher.suggest("t1") == units("a")
+    assert searcher.suggest("t2") == {"units": [], "hold": len(supplies)}
+    source.packs, source.expecting = ["b"], False
+    held = len(supplies)
+    searcher.finished("t1", ended("a"))
+    assert len(supplies) > held
+    searcher.on_trial_complete("t2")
+    assert searcher.suggest("t3") == units("b")

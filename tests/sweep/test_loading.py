@@ -275,14 +275,14 @@ CASES = {
         doc("lr: 1", "metric: [{name: test_loss}, {name: test_loss}]\n"), 2, "metric[1]", "not there yet",
     ),
     # what is not built
-    "optuna": (doc("lr: 1", "method: optuna\n"), 2, "method", "not built yet"),
+    "optuna": (doc("lr: 1", "method: optuna\n"), 2, "search", "num_trials"),
     "early stop": (
-        doc("lr: 1", "early_stop: {type: asha, min_steps: 100, eta: 3}\n"), 2, "early_stop", "not built",
+        doc("lr: 1", "early_stop: {type: asha, min_steps: 100, eta: 3}\n"), 2, "early_stop", "or optuna",
     ),
     "two metrics": (
-        doc("lr: 1", "metric: [{name: test_loss}, {name: train_loss}]\n"), 2, "metric", "not built",
+        doc("lr: 1", "metric: [{name: test_loss}, {name: train_loss}]\n"), 2, "metric", "random or optuna",
     ),
-    "deterministic": (doc("lr: 1", "deterministic: true\n"), 2, "deterministic", "not built"),
+    "deterministic": (doc("lr: 1", "deterministic: true\n"), 2, "deterministic", "method optuna"),
     "checkpoints": (doc("lr: 1", "keep_checkpoints: true\n"), 2, "keep_checkpoints", "not built"),
     "weights": (doc("lr: 1", "save_weights: final\n"), 2, "save_weights", "not built"),
     "s3": (doc("lr: 1", "storage: s3://bucket/x\n"), 2, "storage", "not built"),

@@ -27,7 +27,8 @@ def test_a_sweep_has_as_many_trials_as_it_says(path):
     [(count, factors)] = re.findall(r"^# trials: (\d+) = (.*)$", text, re.MULTILINE)
     spec = load_spec(path)
     plan = make_plan(spec)
-    assert plan.count == len(set(plan.trial_ids)) == int(count)
+    assert plan.count == int(count)
+    assert spec.method == "optuna" or len(set(plan.trial_ids)) == plan.count
     assert spec.name == path.stem
     product = 1
     for factor in re.findall(r"\d+", factors):

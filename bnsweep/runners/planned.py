@@ -1,0 +1,137 @@
+"""The packs of a plan as a source of work: calibrations first, then packs of the size that they found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bnsweep.sweep import Plan
+from bnsweep.sweep.forecast import Measured
+from bnsweep.sweep.ledger import Ledger
+from bnsweep.sweep.packs import by_signature, halve
+from bnsweep.trial import TrialConfig
+
+from .source import Unit, calibration_unit, pack_unit
+from .work import Progress, abandon_pack, unit_key
+
+__all__ = ["PlannedPacks"]
+
+
+class PlannedPacks:
+    """Everything that is left of a plan.
+
+    Packs that a run before left open come as they are. Each signature that was never measured on
+    this type of device is calibrated by a worker; when all are, the rest is divided into packs.
+
+    Args:
+        plan: The plan.
+        ledger: Where packs and calibrations are stored.
+        left: Trials to train.
+        device: Type of the device that packs are made for.
+        measured: The calibrations, and what the user decided.
+        stackable: Whether a trial can share a pack with others.
+        tell: Called with sentences for people.
+        train: Whether there is more to do than to measure.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        left: Sequence[TrialConfig],
+        device: str,
+        measured: Measured,
+        stackable: Callable[[TrialConfig], bool],
+        tell: Callable[[str], None],
+        train: bool = True,
+    ) -> None:
+        self.plan, self.ledger, self.device = plan, ledger, device
+        self.measured, self.stackable, self.tell = measured, stackable, tell
+        open_packs, self._rest = self._reopen(left) if train else ([], list(left))
+        self.count = len(left)
+        self.width = max(1, len(open_packs) + len(self._rest))
+        self._units: list[Unit] = [*self._calibrations(), *map(pack_unit, open_packs)]
+        self._rest = self._rest if train else []
+        self._measuring = {unit_key(unit) for unit in self._units if "calibrate" in unit}
+        self._open = len(open_packs)
+        if self._measuring:
+            self.tell(f"measuring the fastest packs of {len(self._measuring)} kinds of trials, once")
+
+    @property
+    def expecting(self) -> bool:
+        """Whether packs will be made when the calibrations at work have ended."""
+        return bool(self._measuring)
+
+    def _reopen(self, left: Sequence[TrialConfig]) -> tuple[list[str], list[TrialConfig]]:
+        """Return the packs left open that hold what is wanted, and the trials in none of them."""
+        pending = {trial.trial_id: trial for trial in left}
+        done = self.ledger.done()
+        packs = []
+        for pack_id, content in self.ledger.open_packs().items():
+            members = set(content["members"])
+            if members <= done:
+                self.ledger.close_pack(pack_id)
+            elif members & pending.keys() and content["device"] == self.device:
+                packs.append(pack_id)
+                for member in members & pending.keys():
+                    del pending[member]
+        return packs, list(pending.values())
+
+    def _calibrations(self) -> list[Unit]:
+        if self.measured.decided:
+            return []
+        return [
+            calibration_unit(alike[0].to_dict(), len(alike), self.device, self.stackable(alike[0]))
+            for alike in by_signature(self._rest)
+            if self.measured.of(alike[0]) is None
+        ]
+
+    def ready(self, workers: int) -> Sequence[Unit]:
+        """Return calibrations and open packs at first, and the packs made of the rest when it is time."""
+        units, self._units = self._units, []
+        if not self._measuring and self._rest:
+            packs = self.measured.packs(self._rest, workers, self.device)
+            for pack in packs:
+                self.ledger.write_pack(pack.pack_id, self.plan.pack_content(pack))
+            self._explain()
+            self.tell(
+                f"{self.count} trials in {self._open + len(packs)} packs; results in {self.ledger.root}"
+            )
+            units += [pack_unit(pack.pack_id) for pack in packs]
+            self._rest = []
+        return units
+
+    def _explain(self) -> None:
+        """Say where memory kept packs small."""
+        for alike in by_signature(self._rest):
+            found = self.measured.of(alike[0])
+            if found and found["limited"] == "memory" and self.measured.size(alike[0]) == found["members"]:
+                label = f"{alike[0].parameters['model']} {alike[0].parameters['norm']}"
+                self.tell(
+                    f"note: packs of {label} hold {found['members']} trials at most: a worker's share of the "
+                    f"free memory is {found['memory'] / 1e9:.1f} GB"
+                )
+
+    def finished(self, unit: Unit, progress: Progress) -> None:
+        """Take note of a calibration, or divide a pack that does not fit in memory."""
+        self._measuring.discard(unit_key(unit))
+        if progress.too_large:
+            self._units += self._divide(unit["pack"])
+
+    def _divide(self, pack_id: str) -> list[Unit]:
+        halves = halve(self.ledger.read_pack(pack_id))
+        for pack, content in halves:
+            self.ledger.write_pack(pack.pack_id, content)
+        self.ledger.close_pack(pack_id)
+        sizes = " and ".join(str(len(pack.members)) for pack, _ in halves)
+        self.tell(f"note: a pack did not fit in memory: it was divided into packs of {sizes}")
+        return [pack_unit(pack.pack_id) for pack, _ in halves]
+
+    def lost(self, unit: Unit, cause: str) -> Progress:
+        """Give up a unit whose worker was lost again and again: divide a pack, or record its failure."""
+        self._measuring.discard(unit_key(unit))
+        if "pack" not in unit:
+            return Progress(unit_key(unit), 0, 0, 0, finished=True, error=cause)
+        if "memory" in cause.lower() and len(self.ledger.read_pack(unit["pack"])["members"]) > 1:
+            self._units += self._divide(unit["pack"])
+            return Progress(unit["pack"], 0, 0, 0, finished=True, too_large=True)
+        return abandon_pack(self.ledger, unit["pack"], cause)

@@ -1,0 +1,89 @@
+"""What a runner is given to do: units of work, which may become known one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from .work import Progress
+
+__all__ = ["FixedPacks", "Source", "Unit", "calibration_unit", "pack_unit"]
+
+Unit = Mapping[str, Any]
+"""Plain data that travels to a worker: ``{"pack": pack_id}``, or ``{"calibrate": {...}}``."""
+
+
+class Source(Protocol):
+    """Says what is to be done next, and is told what was done.
+
+    A runner asks :meth:`ready` whenever a worker is idle, hands out every unit once (and again, if its
+    worker is lost), and ends when nothing is at work and nothing is ready.
+
+    Attributes:
+        width: Most units that can be at work at once, over the whole run: more workers would idle.
+    """
+
+    width: int
+
+    @property
+    def expecting(self) -> bool:
+        """Whether more will be ready when what is at work ends, so that an idle worker is worth keeping."""
+
+    def ready(self, workers: int) -> Sequence[Unit]:
+        """Return the units that have become ready since the last call, most urgent first.
+
+        Args:
+            workers: Workers that there are.
+        """
+
+    def finished(self, unit: Unit, progress: Progress) -> None:
+        """Take note of a unit that has ended; it may have failed, which ``progress`` says."""
+
+    def lost(self, unit: Unit, cause: str) -> Progress:
+        """Take note of a unit that is given up, since its worker was lost with it again and again."""
+
+
+def pack_unit(pack_id: str) -> Unit:
+    """Return the unit of work that trains a pack."""
+    return {"pack": pack_id}
+
+
+def calibration_unit(trial: Mapping[str, Any], count: int, device: str, stackable: bool) -> Unit:
+    """Return the unit of work that calibrates a signature.
+
+    Args:
+        trial: One of the trials, as :meth:`~bnsweep.trial.TrialConfig.to_dict` gives it.
+        count: Trials of the signature.
+        device: Type of the device.
+        stackable: Whether packs of several members are possible.
+    """
+    return {"calibrate": {"trial": dict(trial), "count": count, "device": device, "stackable": stackable}}
+
+
+class FixedPacks:
+    """A list of packs that stand in the ledger, known from the start.
+
+    Args:
+        packs: Their ids, in order.
+        ledger: Where they stand.
+    """
+
+    expecting = False
+
+    def __init__(self, packs: Sequence[str], ledger: Any) -> None:
+        self.packs, self.ledger = list(packs), ledger
+        self.width = len(self.packs)
+
+    def ready(self, workers: int) -> Sequence[Unit]:
+        """Return every pack, once."""
+        packs, self.packs = self.packs, []
+        return [pack_unit(pack_id) for pack_id in packs]
+
+    def finished(self, unit: Unit, progress: Progress) -> None:
+        """Nothing follows from it."""
+
+    def lost(self, unit: Unit, cause: str) -> Progress:
+        """Record a failure of its members."""
+        from .work import abandon_pack
+
+        return abandon_pack(self.ledger, unit["pack"], cause)
