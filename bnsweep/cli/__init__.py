@@ -19,6 +19,7 @@ VERBS = {
     "status": "say where a sweep stands",
     "report": "write tables, figures and the page of a sweep",
     "claims": "list the claims of the paper that a sweep can judge",
+    "compare": "set two sweeps, or two arms, side by side with intervals",
     "ui": "open the MLflow UI on a sweep's tracking store, on 127.0.0.1",
     "sync": "rebuild or repair MLflow from the ledger",
     "data": "prepare a folder of images",
