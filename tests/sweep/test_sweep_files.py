@@ -13,7 +13,7 @@ from bnsweep.sweep.yaml_reader import parse_text
 from bnsweep.trial import NAMES, PARAMETERS, PROBES
 
 ROOT = Path(__file__).parents[2]
-SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))
 PAGE = (ROOT / "docs" / "sweep-file.md").read_text(encoding="utf-8")
 
 
