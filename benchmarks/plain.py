@@ -1,21 +1,30 @@
-"""The quickstart's networks as Ray Tune's documentation would have you train them.
+"""The benchmarks' networks as the documentation of Ray Tune, or of Optuna, would have you train them.
 
-A function trainable, a DataLoader, one process a trial, ``tune.grid_search`` over the settings, and
-Ray's own MLflow callback on SQLite. Written for comparison only; nothing of bnsweep is used.
+Ray Tune: a function trainable, a DataLoader, one process a trial, ``tune.grid_search`` over the
+settings, and Ray's own MLflow callback on SQLite. Optuna: one process a core that shares a study and its
+grid through a journal file, without MLflow. Written for comparison only; nothing of bnsweep is used.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import ray
 import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.workloads import enlarged_digits
 
 CHANNELS = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 
@@ -56,9 +65,8 @@ def norm(name: str, features: int, flat: bool) -> list[nn.Module]:
     return {"none": [], "batch": [batch], "noisy_batch": [batch, Noise()], "l1": [L1Norm(features)]}[name]
 
 
-def network(width: float, name: str) -> nn.Sequential:
+def vgg(width: float, name: str, channels: int, size: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    channels, size = 1, 8
     for item in CHANNELS:
         if item == "M":
             if size > 1:
@@ -74,23 +82,36 @@ def network(width: float, name: str) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(channels, 10))
 
 
-def train(config: dict[str, Any]) -> None:
-    from sklearn.datasets import load_digits
+def dln(depth: int, features: int, name: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Linear(features, features, bias=False), *norm(name, features, True)]
+    return nn.Sequential(*layers)
 
+
+def images(config: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = enlarged_digits(config.get("size", 8), config.get("channels", 1))
+    return x * 2 - 1, y
+
+
+def train(config: dict[str, Any], report: Callable[[dict[str, float]], None]) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(config["seed"])
-    digits = load_digits()
-    x = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16 * 2 - 1
-    y = torch.tensor(digits.target)
+    if config["model"] == "dln":
+        train_dln(config, report)
+        return
+    x, y = images(config)
     held_out = torch.arange(len(x)) % 5 == 0
-    loader = DataLoader(TensorDataset(x[~held_out], y[~held_out]), 128, shuffle=True, drop_last=True)
-    model = network(config["width"], config["norm"])
+    loader = DataLoader(
+        TensorDataset(x[~held_out], y[~held_out]), config["batch_size"], shuffle=True, drop_last=True
+    )
+    model = vgg(config["width"], config["norm"], x.shape[1], x.shape[2])
     optimizer = torch.optim.SGD(model.parameters(), lr=config["lr"])
     step = 0
     while step < config["steps"]:
-        for images, labels in loader:
+        for batch, labels in loader:
             model.train()
-            loss = nn.functional.cross_entropy(model(images), labels)
+            loss = nn.functional.cross_entropy(model(batch), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -99,19 +120,42 @@ def train(config: dict[str, Any]) -> None:
                 model.eval()
                 with torch.no_grad():
                     accuracy = (model(x[held_out]).argmax(1) == y[held_out]).double().mean().item()
-                tune.report({"train_loss": loss.item(), "test_accuracy": accuracy})
+                report({"train_loss": loss.item(), "test_accuracy": accuracy})
             if step == config["steps"]:
                 break
 
 
-def run(space: dict[str, Any], folder: Path, reuse_actors: bool) -> tuple[int, float]:
-    """Train every point of ``space``; return the number of trials and the seconds of ``fit``."""
+def train_dln(config: dict[str, Any], report: Callable[[dict[str, float]], None]) -> None:
+    features = config["features"]
+    x, target = torch.randn(2000, features), torch.randn(features, features) / features**0.5
+    y = x @ target.T
+    model = dln(config["depth"], features, config["norm"])
+    optimizer = torch.optim.SGD(model.parameters(), lr=config["lr"])
+    for step in range(1, config["steps"] + 1):
+        model.train()
+        loss = 0.5 * (model(x[:1000]) - y[:1000]).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % config["eval_every"] == 0:
+            model.eval()
+            with torch.no_grad():
+                test = 0.5 * (model(x[1000:]) - y[1000:]).square().sum()
+            report({"train_loss": loss.item(), "test_loss": test.item()})
+
+
+def trainable(config: dict[str, Any]) -> None:
+    train(config, tune.report)
+
+
+def run(space: dict[str, list[Any]], folder: Path, reuse_actors: bool) -> tuple[int, float]:
+    """Train every point of ``space`` with Ray Tune; return trials and the seconds of ``fit``."""
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         callback = MLflowLoggerCallback(tracking_uri=f"sqlite:///{folder}/plain.db", experiment_name="plain")
         tuner = tune.Tuner(
-            tune.with_resources(train, {"cpu": 1}),
-            param_space=space,
+            tune.with_resources(trainable, {"cpu": 1}),
+            param_space={name: tune.grid_search(values) for name, values in space.items()},
             tune_config=tune.TuneConfig(reuse_actors=reuse_actors),
             run_config=tune.RunConfig(storage_path=str(folder / "plain"), callbacks=[callback], verbose=0),
         )
@@ -120,3 +164,42 @@ def run(space: dict[str, Any], folder: Path, reuse_actors: bool) -> tuple[int, f
         return len(results), time.monotonic() - began
     finally:
         ray.shutdown()
+
+
+def run_optuna(space: dict[str, list[Any]], folder: Path) -> tuple[int, float]:
+    """Train every point of ``space`` with Optuna, one process a core; return trials and seconds."""
+    journal = str(folder / "optuna.log")
+    began = time.monotonic()
+    study(space, journal)
+    context = multiprocessing.get_context("spawn")
+    count = os.cpu_count() or 1
+    workers = [context.Process(target=optimize, args=(space, journal)) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    seconds = time.monotonic() - began
+    done = {
+        tuple(sorted(trial.params.items()))
+        for trial in study(space, journal).trials
+        if trial.value is not None
+    }
+    return len(done), seconds
+
+
+def study(space: dict[str, list[Any]], journal: str) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(journal))
+    sampler = optuna.samplers.GridSampler({name: list(values) for name, values in space.items()}, seed=0)
+    return optuna.create_study(study_name="plain", storage=storage, sampler=sampler, load_if_exists=True)
+
+
+def optimize(space: dict[str, list[Any]], journal: str) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def objective(trial: optuna.Trial) -> float:
+        last: list[float] = [0.0]
+        config = {name: trial.suggest_categorical(name, list(values)) for name, values in space.items()}
+        train(config, lambda metrics: last.append(metrics["train_loss"]))
+        return last[-1] if last[-1] == last[-1] else float("inf")
+
+    study(space, journal).optimize(objective)

@@ -87,10 +87,11 @@ def load(source: Source) -> SweepSpec:
     Raises:
         SpecError: With every mistake in it.
     """
-    from bnsweep import search
+    from bnsweep import analysis, search
 
     spec = source if isinstance(source, SweepSpec) else load_spec(source)
     search.check(spec)
+    analysis.check(spec)
     return spec
 
 
@@ -342,7 +343,8 @@ def _run(
         uri = _reachable(uri, tell)
     ledger = Ledger(place) if root else Ledger.open(place.parent, spec.name, create=True)
     with ledger.exclusive():
-        ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted))
+        stored = _stored_plan(spec, wanted) | {"claims": _frozen(spec, ledger)}
+        ledger.write_sweep(spec.text or _text(spec), stored)
         execution = Execution(spec, planned, ledger, runner, progress or (lambda _: None), tell, began)
         start = begin or (lambda _: None)
         return execution.run(left, found, uri, lambda count: start(count + unasked))
@@ -502,6 +504,13 @@ def _text(spec: SweepSpec) -> str:
     from bnsweep.sweep import to_yaml
 
     return to_yaml(spec.to_dict())
+
+
+def _frozen(spec: SweepSpec, ledger: Ledger) -> dict[str, Any]:
+    from bnsweep.analysis.claims import freeze
+
+    known = (ledger.root / "plan.json").exists()
+    return freeze(spec, ledger.plan() if known else {}, known and bool(ledger.done()))
 
 
 def _stored_plan(spec: SweepSpec, wanted: Plan) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class FigureFile:
         caption: What to see and how it was computed.
         png: The figure as PNG.
         svg: The figure as SVG.
+        pdf: The figure as PDF.
         width: Its natural width in CSS pixels, 96 an inch.
     """
 
@@ -49,6 +50,7 @@ class FigureFile:
     caption: str
     png: bytes
     svg: bytes
+    pdf: bytes
     width: int
 
 

@@ -4,24 +4,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bnsweep.analysis import captions
+from bnsweep.analysis.claims.figures import claim_figure
 from bnsweep.analysis.curve_figures import Curves, Panel, band_figure, curves_figure
 from bnsweep.analysis.figures import FigureFile, arm_figure, finish, lr_figure
 from bnsweep.analysis.ranges import FacetRanges, facet_ranges
 from bnsweep.analysis.scores import metric_named
 from bnsweep.analysis.search_figures import search_figures
 from bnsweep.analysis.styles import ArmStyle, arm_styles, drawing
-from bnsweep.analysis.tables import lr_text
+from bnsweep.analysis.tables import lr_text, slug
 
 if TYPE_CHECKING:
     from bnsweep.analysis.results import Results
 
-__all__ = ["MOST_FACETS", "draw_all"]
+__all__ = ["MOST_FACETS", "draw_all", "draw_claims"]
 
 MOST_FACETS = 6
 """Facets that are drawn; tables hold all of them."""
@@ -88,6 +88,13 @@ def draw_all(results: Results) -> list[FigureFile]:
     return found
 
 
+def draw_claims(results: Results) -> dict[str, FigureFile]:
+    """Draw the evidence of every claim that was tested, by the verdict's key."""
+    with drawing(results.plan_hash):
+        drawn = {verdict.key: claim_figure(verdict) for verdict in results.verdicts}
+    return {key: figure for key, figure in drawn.items() if figure is not None}
+
+
 class _Facet:
     """The figures of one facet."""
 
@@ -96,8 +103,8 @@ class _Facet:
         self.styles = dict(styles)
         trials = results.trials
         self.trials = trials[trials["facet"] == ranges.facet]
-        slug = re.sub(r"[^a-z0-9.]+", "-", ranges.facet.lower()).strip("-")
-        self.prefix = f"{slug}-" if slug else ""
+        name = slug(ranges.facet)
+        self.prefix = f"{name}-" if name else ""
         self.where = f" ({ranges.facet})" if ranges.facet else ""
         best = {arm.arm: arm.lrs[arm.best] for arm in ranges.arms}
         common = {arm.arm: ranges.common_lr for arm in ranges.arms if ranges.common_lr in arm.lrs}

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.analysis.cautions import cautions
+from bnsweep.analysis.claims.section import METHOD as CLAIMS_METHOD
+from bnsweep.analysis.claims.section import claims_section
 from bnsweep.analysis.figures import FigureFile
 from bnsweep.analysis.intervals import LEVEL, METHOD
+from bnsweep.analysis.markup import html_table
 from bnsweep.analysis.scores import HEADLINES
 from bnsweep.analysis.searches import MOST_BEST, Found
 from bnsweep.analysis.summary import HEADER, best_note, near_text, range_cells, status_text
@@ -52,6 +55,10 @@ p { margin: .5rem 0; max-width: 44rem; }
   border-left: 3px solid var(--warn); }
 .warnings h2 { margin: 0 0 .2rem; border: 0; padding: 0; font-size: 1rem; color: var(--warn); }
 .warnings ul { margin: 0; padding-left: 1.1rem; }
+td.supported { color: #14663b; font-weight: 600; }
+td.refuted { color: #b3261e; font-weight: 600; }
+td.undecided, td.no { color: var(--quiet); font-weight: 600; white-space: nowrap; }
+.caution { color: var(--warn); }
 .scroll { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; width: 100%; font: 13px/1.4 system-ui, "Segoe UI", Roboto,
   "Helvetica Neue", Arial, sans-serif; font-variant-numeric: tabular-nums; }
@@ -79,8 +86,16 @@ pre { background: var(--tint); padding: .8rem 1rem; overflow-x: auto; font: 12.5
 """
 
 
-def render_page(results: Results, figures: Sequence[FigureFile]) -> str:
-    """Return the whole page as HTML; everything that users wrote is escaped."""
+def render_page(
+    results: Results, figures: Sequence[FigureFile], evidence: Mapping[str, FigureFile] | None = None
+) -> str:
+    """Return the whole page as HTML; everything that users wrote is escaped.
+
+    Args:
+        results: The sweep.
+        figures: Its figures.
+        evidence: The figure of each claim by the verdict's key; these stand first.
+    """
     title = escape(results.name)
     parts = [
         "<!DOCTYPE html>",
@@ -90,11 +105,12 @@ def render_page(results: Results, figures: Sequence[FigureFile]) -> str:
         f"<header><h1>{title}</h1>",
         f'<p class="lede">{escape(results.description)}</p>' if results.description else "",
         f'<p class="status">{escape(status_text(results))}.</p></header>',
+        claims_section(results.verdicts, results.frozen, evidence or {}, _figure),
         _warnings(results),
         _ranges(results) if results.found is None else _best(results.found),
         "".join(_figure(figure) for figure in figures),
         _conditions(results),
-        _method("lr_range" if results.found is None else "search"),
+        _method("lr_range" if results.found is None else "search", bool(results.verdicts)),
         _provenance(results),
         "</body></html>\n",
     ]
@@ -109,22 +125,6 @@ def _warnings(results: Results) -> str:
     return f'<section class="warnings"><h2>Before reading on</h2><ul>{items}</ul></section>'
 
 
-def _table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[bool], caption: str = ""
-) -> str:
-    kinds = [' class="n"' if number else "" for number in numeric]
-    head = "".join(f"<th{kind}>{escape(cell)}</th>" for cell, kind in zip(header, kinds, strict=True))
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{k}>{escape(cell)}</td>" for cell, k in zip(row, kinds, strict=True))
-        + "</tr>\n"
-        for row in rows
-    )
-    said = f"<caption>{escape(caption)}</caption>" if caption else ""
-    table = f"<table>{said}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
-
-
 def _ranges(results: Results) -> str:
     parts = ["<section><h2>Learning rates that train</h2>"]
     if not results.ranges:
@@ -134,7 +134,7 @@ def _ranges(results: Results) -> str:
         rows = [range_cells(ranges, arm) for arm in ranges.arms]
         caption = f"Final {ranges.metric.name.replace('_', ' ')}"
         caption += f", {ranges.facet}" if ranges.facet else ""
-        parts.append(_table(header, rows, (False, True, True, True, True, True), caption))
+        parts.append(html_table(header, rows, (False, True, True, True, True, True), caption))
         parts.append(f'<p class="note">Trains: {escape(ranges.said_threshold())}. {_RANGES}</p>')
     return "\n".join([*parts, "</section>"])
 
@@ -146,7 +146,7 @@ def _best(found: Found) -> str:
     rows = [found.cells(rank, one) for rank, one in enumerate(found.ranked[:MOST_BEST], 1)]
     numeric = [True] * len(found.header())
     return (
-        f"<section><h2>Best conditions</h2>{_table(found.header(), rows, numeric)}"
+        f"<section><h2>Best conditions</h2>{html_table(found.header(), rows, numeric)}"
         f'<p class="note">{escape(best_note(found))}</p></section>'
     )
 
@@ -180,7 +180,7 @@ def _conditions(results: Results) -> str:
     said = (
         '<p class="note">Mean ± standard deviation over seeds of final readings; diverged seeds included.</p>'
     )
-    return f"<section><h2>Conditions</h2>{said}{_table(header, rows, numeric)}{note}</section>"
+    return f"<section><h2>Conditions</h2>{said}{html_table(header, rows, numeric)}{note}</section>"
 
 
 def _value(value: Any) -> str:
@@ -199,16 +199,18 @@ def _spread(row: Mapping[Any, Any], name: str) -> str:
     return text + (" %" if accuracy else "")
 
 
-def _method(last: str) -> str:
+def _method(last: str, claims: bool) -> str:
+    verdicts = f"<p>{escape(CLAIMS_METHOD)}</p>" if claims else ""
     return (
-        f"<section><h2>How the numbers are made</h2><p>{escape(METHOD.format(level=100 * LEVEL))}</p><p>A "
+        f"<section><h2>How the numbers are made</h2>{verdicts}"
+        f"<p>{escape(METHOD.format(level=100 * LEVEL))}</p><p>A "
         "trial whose training loss stops being finite has diverged: an outcome, not an error. It stays in "
         "every mean, as chance accuracy (1 / classes), or as the larger of ln(classes) and its last "
         "finite loss. In a regression, ranges and figures compare losses on a logarithmic scale, where a "
         "loss above the initial one counts as the initial one; a diverged trial too.</p><p>Final readings "
         "are the last of each trial. Tables in full: "
-        f"tables/trials.csv, tables/conditions.csv, tables/{last}.csv. Figures as PNG and SVG: "
-        "figures/.</p></section>"
+        f"tables/trials.csv, tables/conditions.csv, tables/{last}.csv. Figures as PNG, SVG "
+        "and PDF: figures/.</p></section>"
     )
 
 

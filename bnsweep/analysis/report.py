@@ -25,8 +25,8 @@ class Report:
 
     Attributes:
         path: The HTML page; it needs no other file.
-        figures: PNG and SVG files.
-        tables: CSV files: ``trials.csv``, ``conditions.csv``, and ``lr_range.csv``; for a search
+        figures: PNG, SVG and PDF files.
+        tables: CSV and LaTeX files: ``trials.csv``, ``conditions.csv``, and ``lr_range.csv``; for a search
             ``search.csv`` in its place.
         summary: The plain-text table that ends a run.
     """
@@ -51,16 +51,22 @@ def make_report(ledger: Ledger, out: Path | str | None = None) -> Report:
         BnsweepError: If the folder cannot be written.
         LedgerError: If the stored plan is damaged.
     """
-    from bnsweep.analysis.gallery import draw_all
+    from bnsweep.analysis.gallery import draw_all, draw_claims
     from bnsweep.analysis.page import render_page
     from bnsweep.analysis.results import Results
     from bnsweep.analysis.summary import text_summary
 
     results = Results.read(ledger)
-    figures = draw_all(results)
+    figures, evidence = draw_all(results), draw_claims(results)
     folder = Path(out) if out is not None else ledger.report_dir
-    contents = _figure_contents(figures) | _table_contents(results)
-    contents["report.html"] = render_page(results, figures).encode()
+    contents = _figure_contents([*evidence.values(), *figures]) | _table_contents(results)
+    if results.verdicts:
+        from bnsweep.analysis.claims.section import verdict_json
+
+        contents["verdicts.json"] = verdict_json(
+            results.verdicts, results.frozen, max((one.written_at for one in results.records), default="")
+        )
+    contents["report.html"] = render_page(results, figures, evidence).encode()
     try:
         for name, content in contents.items():
             _write(folder / name, content)
@@ -84,6 +90,7 @@ def _figure_contents(figures: list[FigureFile]) -> dict[str, bytes]:
     for figure in figures:
         contents[f"figures/{figure.name}.png"] = figure.png
         contents[f"figures/{figure.name}.svg"] = figure.svg
+        contents[f"figures/{figure.name}.pdf"] = figure.pdf
     return contents
 
 
@@ -98,7 +105,30 @@ def _table_contents(results: Results) -> dict[str, bytes]:
         tables["lr_range"] = range_table(results.ranges)
     else:
         tables["search"] = results.found.table()
-    return {f"tables/{name}.csv": _csv(table) for name, table in tables.items()}
+    contents = {f"tables/{name}.csv": _csv(table) for name, table in tables.items()}
+    if results.verdicts:
+        from bnsweep.analysis.claims.section import part_frame, verdict_latex
+
+        contents["tables/verdicts.csv"] = _csv(part_frame(results.verdicts))
+        contents["tables/verdicts.tex"] = verdict_latex(results.verdicts).encode()
+    if results.ranges:
+        contents["tables/lr_range.tex"] = _latex_ranges(results).encode()
+    return contents
+
+
+def _latex_ranges(results: Results) -> str:
+    from bnsweep.analysis.markup import latex_table
+    from bnsweep.analysis.summary import HEADER, near_text, range_cells
+
+    several = len(results.ranges) > 1
+    header = [cell.format(near=near_text(results.ranges[0])) for cell in HEADER]
+    rows = [
+        [*([ranges.facet] if several else []), *range_cells(ranges, arm)]
+        for ranges in results.ranges
+        for arm in ranges.arms
+    ]
+    first = ["setting"] if several else []
+    return latex_table([*first, *header], rows, [False] * len(first) + [False] + [True] * 5)
 
 
 def _csv(table: pd.DataFrame) -> bytes:
@@ -116,5 +146,5 @@ def _write(path: Path, content: bytes) -> None:
 
 def _remove_stale(folder: Path, contents: dict[str, bytes]) -> None:
     for path in folder.glob("*.*") if folder.is_dir() else ():
-        if path.suffix in (".png", ".svg") and f"figures/{path.name}" not in contents:
+        if path.suffix in (".png", ".svg", ".pdf") and f"figures/{path.name}" not in contents:
             path.unlink()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from bnsweep.analysis.claims.frozen import FrozenClaims
 from bnsweep.analysis.ranges import FacetRanges, facet_ranges
 from bnsweep.analysis.scores import class_count
 from bnsweep.analysis.searches import Found
@@ -19,6 +20,7 @@ from bnsweep.sweep.records import PlannedTrial, Record
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bnsweep.analysis.claims.verdicts import Verdict
     from bnsweep.sweep.ledger import Ledger
 
 __all__ = ["Results"]
@@ -127,6 +129,18 @@ class Results:
             if ranges is not None:
                 found.append(ranges)
         return tuple(found)
+
+    @cached_property
+    def frozen(self) -> FrozenClaims:
+        """The claims that the sweep began with."""
+        return FrozenClaims.of_plan(self.ledger.plan())
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What the sweep says about its claims."""
+        from bnsweep.analysis.claims.verdicts import judge
+
+        return judge(self)
 
     @cached_property
     def found(self) -> Found | None:

@@ -135,6 +135,7 @@ def drawing(salt: str) -> Iterator[None]:
         "lines.markersize": 5,
         "mathtext.default": "regular",
         "path.simplify": True,
+        "pdf.fonttype": 42,
         "svg.fonttype": "path",
         "svg.hashsalt": salt,
         "text.color": INK,
@@ -161,22 +162,24 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def encode(figure: Figure) -> tuple[bytes, bytes]:
-    """Return a figure as PNG and as SVG, without dates or versions in them.
+def encode(figure: Figure) -> tuple[bytes, bytes, bytes]:
+    """Return a figure as PNG, SVG and PDF, without dates or versions in them.
 
-    The layout, which costs as much as drawing, is computed once for both.
+    The layout, which costs as much as drawing, is computed once for all.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
     figure.set_layout_engine("none")
-    png, svg = BytesIO(), BytesIO()
+    png, svg, pdf = BytesIO(), BytesIO(), BytesIO()
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
     FigureCanvasSVG(figure).print_svg(svg, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return png.getvalue(), svg.getvalue()
+    FigureCanvasPdf(figure).print_pdf(pdf, metadata=dict.fromkeys(("CreationDate", "Creator", "Producer")))
+    return png.getvalue(), svg.getvalue(), pdf.getvalue()
 
 
 def lr_axis(axes: Axes, lrs: Sequence[float], label: bool = True) -> None:

@@ -21,7 +21,7 @@ HEADER = ("arm", "best lr", "mean ± sd at best", "lr within {near}", "lr that t
 
 
 def text_summary(source: Ledger | Results) -> str:
-    """Return a plain-text table of every arm's learning-rate range, for a terminal.
+    """Return verdicts and every arm's learning-rate range as plain text, for a terminal.
 
     Args:
         source: The sweep's ledger, or what was read from it.
@@ -33,6 +33,10 @@ def text_summary(source: Ledger | Results) -> str:
 
     results = source if isinstance(source, Results) else Results.read(source)
     lines = [status_text(results)]
+    if results.verdicts:
+        from bnsweep.analysis.claims.section import verdict_text
+
+        lines += ["", *verdict_text(results.verdicts)]
     for ranges in results.ranges:
         lines.append("")
         lines.append(f"{ranges.facet + ': ' if ranges.facet else ''}final {ranges.metric.name}")

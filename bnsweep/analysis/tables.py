@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "number_text",
     "planned_conditions",
     "results_table",
+    "slug",
     "varying_parameters",
 ]
 
@@ -61,6 +63,16 @@ def lr_text(lr: float) -> str:
         ('0.0307', '1e-6')
     """
     return number_text(float(f"{lr:.3g}"))
+
+
+def slug(text: str) -> str:
+    """Return a label as part of a file name.
+
+    Example:
+        >>> slug("noise_harmless width=0.5")
+        'noise-harmless-width-0.5'
+    """
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
 def varying_parameters(configs: Iterable[TrialConfig]) -> tuple[str, ...]:

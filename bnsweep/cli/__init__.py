@@ -19,6 +19,7 @@ VERBS = {
     "confirm": "train the best conditions of a search again, with fresh seeds",
     "status": "say where a sweep stands",
     "report": "write tables, figures and the page of a sweep",
+    "claims": "list the claims of the paper that a sweep can judge",
     "ui": "open the MLflow UI on a sweep's tracking store, on 127.0.0.1",
     "sync": "rebuild or repair MLflow from the ledger",
     "data": "prepare a folder of images",

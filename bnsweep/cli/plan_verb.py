@@ -8,8 +8,12 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from bnsweep.errors import BnsweepError
+
 if TYPE_CHECKING:
+    from bnsweep.sweep import SweepSpec
     from bnsweep.sweep.forecast import Forecast
+    from bnsweep.sweep.ledger import Ledger
 
 EXAMPLE = "bnsweep plan sweeps/quickstart.yaml"
 
@@ -21,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("file", help="the sweep file")
     parser.add_argument("--storage", help="folder of results, instead of the file's")
+    parser.add_argument(
+        "--power", type=float, default=0.8, help="probability with which claims are to find an effect (0.8)"
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument(
         "--calibrate", action="store_true", help="measure the fastest packs here first; trains nothing"
@@ -56,6 +63,7 @@ def call(arguments: argparse.Namespace) -> int:
     print(f"  {len(done)} done, {plan.count - len(done)} to run; results in {folder / spec.name}")
     if forecast is not None and forecast.packs:
         print(f"  {describe(forecast)}")
+    _claims(spec, Ledger.open(folder, spec.name) if known else None, arguments.power)
     return 0
 
 
@@ -83,6 +91,16 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _claims(spec: SweepSpec, ledger: Ledger | None, power: float) -> None:
+    """Say what the sweep's claims can show."""
+    from bnsweep.analysis.claims.planning import forecast_lines
+
+    if not 0.05 <= power <= 0.999:
+        raise BnsweepError(f"--power must be between 0.05 and 0.999, but found {power:g}")
+    for line in forecast_lines(spec, ledger, power):
+        print(f"  claim {line}")
 
 
 def _values(counts: Counter[str]) -> str:

@@ -41,14 +41,6 @@ NOT_BUILT: tuple[Refusal, ...] = (
         "starting from another search is not built yet: give both the same name and raise num_trials",
     ),
     Refusal(
-        "claims", lambda value: bool(value), "must be empty or absent",
-        "judging claims is not built yet: the report shows the tables and figures behind them",
-    ),
-    Refusal(
-        "exploratory", lambda value: value is True, "must be false or absent",
-        "it concerns claims, which are not judged yet",
-    ),
-    Refusal(
         "keep_checkpoints", lambda value: value is True, "must be false or absent",
         "going on from a finished trial is not built yet: a larger number of steps is a new trial",
     ),

@@ -232,7 +232,7 @@ def read_claims(node: Node, mistakes: Mistakes) -> tuple[Claim, ...] | None:
         elif name in claims:
             mistakes.add(item, path, "must be a claim that is not there yet", name)
         else:
-            claims[name] = Claim(name, limits.get("min_effect"), limits.get("alpha"))
+            claims[name] = Claim(name, limits.get("min_effect"), limits.get("alpha"), item.line)
     return tuple(claims.values())
 
 

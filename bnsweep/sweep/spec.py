@@ -268,6 +268,7 @@ class Claim:
     name: str
     min_effect: float | None = None
     alpha: float | None = None
+    line: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

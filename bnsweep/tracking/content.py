@@ -32,6 +32,7 @@ __all__ = [
     "params",
     "start_ms",
     "trial_tags",
+    "verdicts",
 ]
 
 _NOT_IN_NAMES = re.compile(r"[^\w\-. /]")
@@ -216,6 +217,38 @@ def _condition(condition_id: str, trials: Sequence[PlannedTrial], records: Seque
         min(start_ms(record) for record in records),
         end,
     )
+
+
+def verdicts(content: Mapping[str, Any]) -> tuple[dict[str, str], list[Reading]]:
+    """Return tags and metrics by which sweeps are found by what they say about claims.
+
+    Args:
+        content: The report's ``verdicts.json``. Its time is that of the last trial, so that sending it
+            again adds nothing.
+
+    Returns:
+        Tags ``bnsweep.verdict.<claim>`` and metrics ``claim/<claim>/effect``, ``low``, ``high`` and
+        the like.
+
+    Example:
+        >>> made = {"verdict": "supported", "numbers": {"effect": 1.5}}
+        >>> tags, readings = verdicts({"verdicts": {"lr_robustness": made}})
+        >>> tags["bnsweep.verdict.lr_robustness"], readings[0].name
+        ('supported', 'claim/lr_robustness/effect')
+    """
+    tags = {
+        "bnsweep.claims_hash": str(content.get("hash", "")),
+        "bnsweep.claims_changed_after_results": json.dumps(bool(content.get("changed_after_results"))),
+        "bnsweep.exploratory": json.dumps(bool(content.get("exploratory"))),
+    }
+    readings = []
+    time_ms = milliseconds(content["last_record"]) if content.get("last_record") else 0
+    for key, entry in content["verdicts"].items():
+        name = re.sub(r"[^\w\-.]", "_", key)
+        tags[f"bnsweep.verdict.{name}"] = str(entry["verdict"])
+        for number, value in entry.get("numbers", {}).items():
+            readings.append(Reading(f"claim/{name}/{number}", float(value), time_ms, 0))
+    return tags, readings
 
 
 def start_ms(record: Record) -> int:

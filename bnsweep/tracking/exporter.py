@@ -9,6 +9,7 @@ from typing import Any
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from bnsweep.sweep.curves import CurveRow, rows_of
+from bnsweep.sweep.files import read_json
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.records import PlannedTrial, Record
 from bnsweep.tracking.content import (
@@ -21,6 +22,7 @@ from bnsweep.tracking.content import (
     params,
     start_ms,
     trial_tags,
+    verdicts,
 )
 from bnsweep.tracking.runs import EXPORTED, OurRun, RunTable
 from bnsweep.trial import TrialState
@@ -149,8 +151,12 @@ class Exporter:
 
     def send_report(self) -> None:
         """Upload the report's folder, where there is one, into the parent run."""
-        if self._ledger.report_dir.is_dir():
-            self._runs.upload(self._parent, self._ledger.report_dir, "report")
+        folder = self._ledger.report_dir
+        if folder.is_dir():
+            self._runs.upload(self._parent, folder, "report")
+        if (folder / "verdicts.json").is_file():
+            tags, readings = verdicts(read_json(folder / "verdicts.json"))
+            self._runs.write(self._parent, readings, tags=tags)
 
     def end(self, done: int, failed: int, planned: int) -> None:
         """Close the parent run and every run left open: nothing stays RUNNING.

@@ -164,12 +164,14 @@ def test_bands_have_a_panel_an_arm_on_common_axes():
 def test_encoding_holds_no_date_or_version():
     figure = new_figure(2, 2)
     figure.subplots().plot([0, 1])
-    png, svg = encode(figure)
+    png, svg, pdf = encode(figure)
     assert png.startswith(b"\x89PNG")
     assert b"Matplotlib" not in png
     assert b"dc:date" not in svg
     assert b"dc:creator" not in svg
     assert b"Matplotlib v" not in svg
+    assert pdf.startswith(b"%PDF")
+    assert b"CreationDate" not in pdf
 
 
 def test_probes_that_overflow_or_vanish_do_not_stop_the_report(tmp_path, synthetic):

@@ -279,12 +279,10 @@ CASES = {
     "early stop": (
         doc("lr: 1", "early_stop: {type: asha, min_steps: 100, eta: 3}\n"), 2, "early_stop", "or optuna",
     ),
-    "claims": (doc("lr: 1", "claims: [lr_robustness]\n"), 2, "claims", "not built"),
     "two metrics": (
         doc("lr: 1", "metric: [{name: test_loss}, {name: train_loss}]\n"), 2, "metric", "random or optuna",
     ),
     "deterministic": (doc("lr: 1", "deterministic: true\n"), 2, "deterministic", "method optuna"),
-    "exploratory": (doc("lr: 1", "exploratory: true\n"), 2, "exploratory", "not judged yet"),
     "checkpoints": (doc("lr: 1", "keep_checkpoints: true\n"), 2, "keep_checkpoints", "not built"),
     "weights": (doc("lr: 1", "save_weights: final\n"), 2, "save_weights", "not built"),
     "s3": (doc("lr: 1", "storage: s3://bucket/x\n"), 2, "storage", "not built"),
@@ -346,7 +344,7 @@ def test_all_mistakes_at_once_in_file_order(tmp_path):
         (1, "name"), (2, "method"), (4, "parameters.norm[1]"), (6, "parameters.lr"),
         (7, "parameters.momentum"), (8, "parameters.nois"), (9, "seeds"),
         (11, "probes.ics.evry"), (11, "probes.ics.layers"),
-        (12, "tracking"), (12, "tracking.uri"), (13, "seeds"), (14, "claims"), (15, "foo"),
+        (12, "tracking"), (12, "tracking.uri"), (13, "seeds"), (15, "foo"),
     ]  # fmt: skip
     assert all(line.startswith(f"{path}:") for line in str(caught.value).splitlines())
     assert caught.value.exit_code == 2

@@ -387,3 +387,22 @@ def test_the_driver_does_not_import_mlflow(ledger: Ledger) -> None:
 )
 def test_a_summary_is_one_line(summary: Summary, text: str) -> None:
     assert str(summary) == text
+
+
+def test_verdicts_are_tags_and_metrics_of_the_sweeps_run(
+    ledger: Ledger, uri: str, complete: Complete
+) -> None:
+    complete()
+    ledger.report_dir.mkdir(parents=True, exist_ok=True)
+    made = {"verdict": "supported", "reason": "", "numbers": {"effect": 1.5, "p_supported": 0.004}}
+    content = {
+        "hash": "a1", "last_record": "2026-01-31T12:00:00.000Z",
+        "verdicts": {"lr_robustness width=0.5": made},
+    }  # fmt: skip
+    (ledger.report_dir / "verdicts.json").write_text(json.dumps(content))
+    for _ in range(2):
+        mirror_once(ledger, uri)
+    (parent,) = all_runs(uri, "sweep")
+    assert parent.data.tags["bnsweep.verdict.lr_robustness_width_0.5"] == "supported"
+    assert parent.data.tags["bnsweep.claims_hash"] == "a1"
+    assert parent.data.metrics["claim/lr_robustness_width_0.5/effect"] == 1.5

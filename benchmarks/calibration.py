@@ -1,0 +1,180 @@
+"""Are verdicts right as often as they say? ``python -m benchmarks.calibration``.
+
+Three tables, all simulated, nothing trained: how often intervals of a mean cover it, for data of
+several shapes and numbers of seeds; how often a verdict is *supported* where the claim is false; how
+often it is where it is true, beside the planner's forecast.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from bnsweep.analysis.claims.final_scores import ScoreTable, lr_robustness
+from bnsweep.analysis.claims.parts import ArmTable, Findings, Part
+from bnsweep.analysis.claims.verdicts import adjust, conclude, test_findings
+from bnsweep.analysis.statistics import paired_interval, power
+
+Array = npt.NDArray[np.float64]
+Draw = Callable[[np.random.Generator, int], tuple[Array, float]]
+"""Makes one sample of that many paired differences, and says their true mean."""
+
+CHANCE, BEST = 0.1, 0.95
+
+
+def normal(rng: np.random.Generator, n: int) -> tuple[Array, float]:
+    return rng.normal(0.3, 0.1, n), 0.3
+
+
+def skewed(rng: np.random.Generator, n: int) -> tuple[Array, float]:
+    """Differences of two log-normal error rates, one twice the other."""
+    first, second = (np.exp(rng.normal(np.log(rate), 0.5, n)) for rate in (0.06, 0.03))
+    return first - second, 0.03 * float(np.exp(0.125))
+
+
+def very_skewed(rng: np.random.Generator, n: int) -> tuple[Array, float]:
+    """Differences of log-normal error rates of different spread: beyond what five seeds can bear."""
+    first, second = np.exp(rng.normal(np.log(0.08), 0.8, n)), np.exp(rng.normal(np.log(0.03), 0.5, n))
+    return first - second, float(0.08 * np.exp(0.32) - 0.03 * np.exp(0.125))
+
+
+def bimodal(share: float) -> Draw:
+    """One learning rate at which a share of the seeds trains and the others end at chance."""
+
+    def draw(rng: np.random.Generator, n: int) -> tuple[Array, float]:
+        gap = BEST - CHANCE
+        return gap * (rng.random(n) < share) + rng.normal(0, 0.02, n), gap * share
+
+    return draw
+
+
+def grid(spread: float) -> Draw:
+    """Differences of two rounded normals; ``spread`` is their standard deviation in grid steps."""
+
+    def draw(rng: np.random.Generator, n: int) -> tuple[Array, float]:
+        from scipy.stats import norm
+
+        values, means = [], []
+        steps = np.arange(-8, 10)
+        for offset in rng.random(2):
+            values.append(np.round(rng.normal(offset, spread, n)))
+            edges = [norm.cdf((steps + shift - offset) / spread) for shift in (0.5, -0.5)]
+            means.append(float(((edges[0] - edges[1]) * steps).sum()))
+        return values[0] - values[1], means[0] - means[1]
+
+    return draw
+
+
+LRS = tuple(10.0 ** (-2 + 0.5 * index) for index in range(7))
+
+
+def lr_table(rng: np.random.Generator, n: int, reach: float, gain: float, spread: float = 0.15) -> ScoreTable:
+    """Make accuracies against learning rates: seeds train up to a reach of their own, else diverge.
+
+    Args:
+        rng: Generator.
+        n: Number of seeds.
+        reach: Mean decimal logarithm of the largest learning rate that trains without a norm.
+        gain: Decades by which BatchNorm reaches farther.
+        spread: Standard deviation of the reach over seeds, in decades.
+    """
+    logs = np.log10(LRS)
+    arms = {}
+    for name, mean in (("none", reach), ("batch", reach + gain)):
+        reaches = rng.normal(mean, spread, (n, 1))
+        burst = logs[None, :] > reaches
+        scores = np.where(burst, CHANCE, BEST - 0.01 * np.abs(rng.standard_normal((n, len(LRS)))))
+        arms[name] = ArmTable(name, scores, burst)
+    return ScoreTable(LRS, arms, CHANCE, (CHANCE + BEST) / 2, 0.02, "points")
+
+
+SHAPES: dict[str, tuple[Draw, float]] = {
+    "normal": (normal, 0.0),
+    "skewed": (skewed, 0.0),
+    "bimodal, half train": (bimodal(0.5), BEST - CHANCE),
+    "bimodal, 80 % train": (bimodal(0.8), BEST - CHANCE),
+    "grid-valued, spread 0.15 steps": (grid(0.15), 1.0),
+    "grid-valued, spread 0.5 steps": (grid(0.5), 1.0),
+    "grid-valued, spread 1 step": (grid(1.0), 1.0),
+}
+"""Shapes on which coverage is promised, each with the resolution that the test is told."""
+
+BEYOND: dict[str, tuple[Draw, float]] = {
+    "very skewed": (very_skewed, 0.0),
+    "bimodal, 80 % train, no floor": (bimodal(0.8), 0.0),
+}
+"""Shapes on which it is not."""
+
+
+def coverage(draw: Draw, resolution: float, n: int, repeats: int, rng: np.random.Generator) -> float:
+    """Return the share of intervals that hold the true mean."""
+    inside = 0
+    for _ in range(repeats):
+        values, truth = draw(rng, n)
+        _, _, low, high = paired_interval(values.tolist(), resolution)
+        inside += low - 1e-9 <= truth <= high + 1e-9
+    return inside / repeats
+
+
+def robustness_verdicts(
+    gain: float, n: int, claims: int, repeats: int, rng: np.random.Generator, spread: float = 0.15
+) -> Iterator[list[str]]:
+    """Judge learning-rate robustness on made-up sweeps, ``claims`` of them corrected together."""
+    for _ in range(repeats):
+        tables = [lr_table(rng, n, rng.uniform(-1.2, -0.2), gain, spread) for _ in range(claims)]
+        judged = [test_findings(lr_robustness(table, 0.3), int(rng.integers(2**63))) for table in tables]
+        yield [conclude(above, below, 0.05) for above, below in adjust(judged)]
+
+
+def share_supported(verdicts: Iterator[list[str]]) -> float:
+    """Return the share of sweeps in which any claim was supported."""
+    found = ["supported" in words for words in verdicts]
+    return sum(found) / len(found)
+
+
+def observed_power(
+    excess: float, sd: float, n: int, resolution: float, repeats: int, rng: np.random.Generator
+) -> float:
+    """Return the share of normal samples ``excess`` above a threshold that are found to be."""
+    found = 0
+    for _ in range(repeats):
+        part = Part("", tuple(rng.normal(0.3 + excess, sd, n).tolist()), 0.3, "decades", resolution)
+        judged = test_findings(Findings((part,)), int(rng.integers(2**63)))
+        found += conclude(*adjust([judged])[0], 0.05) == "supported"
+    return found / repeats
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=4000)
+    repeats = parser.parse_args().repeats
+    rng = np.random.default_rng(0)
+    print(f"Coverage of 95 % intervals, in percent, {repeats} samples each\n")
+    print("| shape | 5 seeds | 10 | 29 |\n|---|---|---|---|")
+    for name, (draw, resolution) in (SHAPES | BEYOND).items():
+        cells = [f"{100 * coverage(draw, resolution, n, repeats, rng):.1f}" for n in (5, 10, 29)]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    few = max(200, repeats // 8)
+    print(f"\nSweeps with a false 'supported', in percent, {few} sweeps each (learning-rate robustness)\n")
+    print("| true effect | claims | 5 seeds | 10 | 29 |\n|---|---|---|---|---|")
+    for gain, claims in ((0.0, 1), (0.0, 5), (0.3, 1)):
+        cells = [
+            f"{100 * share_supported(robustness_verdicts(gain, n, claims, few, rng)):.1f}"
+            for n in (5, 10, 29)
+        ]
+        said = "none" if gain == 0 else "the smallest that matters"
+        print(f"| {said} | {claims} | {' | '.join(cells)} |", flush=True)
+    print(f"\nPower in percent: observed in {few} samples, and forecast\n")
+    print("| excess / sd | seeds | observed | forecast |\n|---|---|---|---|")
+    for excess, n in ((1.0, 5), (1.7, 5), (1.0, 10), (0.5, 29)):
+        seen = observed_power(0.3 * excess, 0.3, n, 0.0, few, rng)
+        print(
+            f"| {excess:g} | {n} | {100 * seen:.1f} | {100 * power(0.3 * excess, 0.3, n):.1f} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""The numbers of a verdict against SciPy's own, and by simulation with known truth."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks import calibration
+from bnsweep.analysis.statistics import (
+    holm,
+    interquartile_mean,
+    iqm_interval,
+    paired_interval,
+    paired_test,
+    power,
+    probability_of_improvement,
+    seeds_needed,
+    smallest_excess,
+)
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize("n", [2, 5, 9])
+def test_the_paired_t_test_is_scipys(n):
+    values = generator(n).normal(0.4, 1.0, n)
+    found = paired_test(values.tolist(), 0.1, generator())
+    above = stats.ttest_1samp(values, 0.1, alternative="greater")
+    below = stats.ttest_1samp(values, 0.1, alternative="less")
+    ends = stats.ttest_1samp(values, 0.1).confidence_interval(0.95)
+    assert found.p_above == pytest.approx(min(1, 2 * above.pvalue), rel=1e-9)
+    assert found.p_below == pytest.approx(min(1, 2 * below.pvalue), rel=1e-9)
+    assert (found.low, found.high) == pytest.approx((ends.low, ends.high), rel=1e-9)
+    assert found.method == "paired t"
+
+
+def test_from_ten_pairs_on_sign_flips_must_reject_too():
+    values = [0.1] * 9 + [5.0]
+    found = paired_test(values, 0.0, generator())
+    centred = np.asarray(values)
+    signs = np.asarray(list(itertools.product((-1, 1), repeat=10)))
+    flips = np.mean((signs * centred).mean(axis=1) >= centred.mean() - 1e-12)
+    assert flips == 1 / 1024
+    t = stats.ttest_1samp(centred, 0, alternative="greater").pvalue
+    assert found.p_above == pytest.approx(2 * max(flips, t))
+    outlier = paired_test([-1.0, 1.0] * 5 + [0.01], 0.0, generator())
+    assert outlier.p_above > 0.5
+
+
+def test_the_generator_decides_the_sign_flips_and_nothing_else():
+    values = generator(1).normal(0.3, 1, 29).tolist()
+    same = [paired_test(values, 0.0, generator(seed)) for seed in (3, 3)]
+    assert same[0] == same[1]
+    assert (same[0].low, same[0].high) == pytest.approx(paired_interval(values)[2:])
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [2.0] * 5], ids=["none", "one", "no-spread"])
+def test_nothing_is_certain_without_spread(values):
+    found = paired_test(values, 0.0, generator())
+    assert (found.p_above, found.p_below, found.method) == (1.0, 1.0, "no test")
+    assert found.high == np.inf
+
+
+def test_equal_values_on_a_grid_keep_an_interval():
+    found = paired_test([1.0] * 5, 0.0, generator(), resolution=0.5)
+    half = stats.t.ppf(0.975, 4) * 0.25 / np.sqrt(5)
+    assert (found.low, found.high) == pytest.approx((1 - half, 1 + half))
+
+
+def test_holm_is_never_above_bonferroni_and_keeps_the_order():
+    values = [0.04, 0.001, 0.03, 0.5]
+    adjusted = holm(values)
+    assert adjusted == pytest.approx([0.09, 0.004, 0.09, 0.5])
+    assert all(a <= min(1, 4 * p) + 1e-12 for a, p in zip(adjusted, values, strict=True))
+
+
+def test_power_is_that_of_the_noncentral_t():
+    for excess, n in ((0.5, 5), (1.5, 5), (1.0, 10), (0.5, 29)):
+        expected = stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, excess * np.sqrt(n))
+        assert power(excess, 1.0, n) == pytest.approx(expected, abs=2e-3)
+
+
+def test_planning_is_consistent():
+    excess = smallest_excess(0.4, 7, 0.8)
+    assert power(excess, 0.4, 7) == pytest.approx(0.8, abs=1e-3)
+    assert seeds_needed(excess * 1.001, 0.4, 0.8) == 7
+    assert seeds_needed(0.0, 1.0) is None
+    assert seeds_needed(1e-9, 1.0) is None
+
+
+@pytest.mark.parametrize(("excess", "n"), [(1.0, 5), (1.7, 5), (1.5, 10)])
+def test_power_is_as_forecast(excess, n):
+    seen = calibration.observed_power(excess, 1.0, n, 0.0, 600, generator(4))
+    assert seen == pytest.approx(power(excess, 1.0, n), abs=0.05)
+
+
+@pytest.mark.parametrize("n", [5, 10, 29])
+@pytest.mark.parametrize("shape", calibration.SHAPES)
+def test_intervals_cover_what_they_promise(shape, n):
+    draw, resolution = calibration.SHAPES[shape]
+    found = calibration.coverage(draw, resolution, n, 1500, generator(11))
+    sampling = 2.5 * np.sqrt(0.93 * 0.07 / 1500)
+    assert found >= 0.93 - sampling
+    if shape == "normal":
+        assert found <= 0.97
+
+
+def test_a_percentile_bootstrap_would_not():
+    rng = generator(5)
+    inside = 0
+    for _ in range(300):
+        values = rng.normal(0, 1, 5)
+        ends = stats.bootstrap((values,), np.mean, n_resamples=300, method="percentile", rng=rng)
+        inside += ends.confidence_interval.low <= 0 <= ends.confidence_interval.high
+    assert inside / 300 < 0.90
+
+
+@pytest.mark.parametrize("n", [5, 10])
+def test_sweeps_without_an_effect_are_not_supported(n):
+    verdicts = calibration.robustness_verdicts(0.0, n, 3, 60, generator(7))
+    assert calibration.share_supported(verdicts) <= 0.05
+
+
+def test_an_effect_that_just_does_not_matter_is_not_supported():
+    verdicts = calibration.robustness_verdicts(0.3, 5, 1, 300, generator(8))
+    assert calibration.share_supported(verdicts) <= 0.05
+
+
+def test_the_effect_of_the_paper_is_supported():
+    verdicts = calibration.robustness_verdicts(1.2, 5, 1, 100, generator(9))
+    assert calibration.share_supported(verdicts) >= 0.9
+
+
+def test_an_absent_effect_is_refuted():
+    found = list(calibration.robustness_verdicts(-0.5, 10, 1, 60, generator(10)))
+    assert np.mean([words == ["refuted"] for words in found]) > 0.8
+
+
+def test_rliable_measures():
+    scores = generator(2).random((8, 3))
+    pooled = np.sort(scores.ravel())
+    assert interquartile_mean(scores) == pytest.approx(pooled[6:18].mean())
+    low, high = iqm_interval(scores, generator(3), 400)
+    assert low < interquartile_mean(scores) < high
+    assert (low, high) == iqm_interval(scores, generator(3), 400)
+    assert (low, high) != iqm_interval(scores, generator(4), 400)
+    other = generator(5).random((5, 3))
+    direct = np.mean(
+        [
+            np.mean([(a > b) + 0.5 * (a == b) for a, b in itertools.product(scores[:, i], other[:, i])])
+            for i in range(3)
+        ]
+    )
+    assert probability_of_improvement(scores, other) == pytest.approx(direct)
