@@ -29,7 +29,7 @@ def test_a_sweep_has_as_many_trials_as_it_says(path):
     plan = make_plan(spec)
     assert plan.count == int(count)
     assert spec.method == "optuna" or len(set(plan.trial_ids)) == plan.count
-    assert spec.name == path.stem
+    assert spec.name == "-".join(path.relative_to(ROOT / "sweeps").with_suffix("").parts)
     product = 1
     for factor in re.findall(r"\d+", factors):
         product *= int(factor)
