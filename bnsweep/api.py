@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,7 @@ __all__ = [
     "Outcome",
     "Status",
     "calibrate",
+    "confirm",
     "find_ledger",
     "forecast",
     "load",
@@ -235,20 +236,93 @@ def run(
             nothing was started.
         LedgerBusyError: If another process is running this sweep.
     """
+    spec = load(source)
+    wanted = make_plan(spec)
+    _refuse_unprepared(wanted)
+    return _run(spec, wanted, runner, storage, root, retry_failed, progress, say, begin)
+
+
+def confirm(
+    name: str | PathLike[str],
+    *,
+    top: int = 3,
+    seeds: int = 10,
+    runner: Runner | None = None,
+    storage: str | None = None,
+    retry_failed: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    begin: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Train the best conditions of a search again, with seeds that had no part in choosing them.
+
+    The best of many conditions owes its place to luck too; its mean over fresh seeds does not. The
+    trials are a sweep of their own, called ``NAME-confirm``, beside the search's.
+
+    Args:
+        name: The search.
+        top: Conditions to confirm, the best first.
+        seeds: Fresh seeds of each.
+        runner: As for :func:`run`, like all that follow.
+        storage: Folder of results to look in.
+        retry_failed: Take up the trials that failed before.
+        progress: Called with the workers' progress.
+        say: Called with sentences for people.
+        begin: Called with the number of trials to run.
+
+    Raises:
+        BnsweepError: If the sweep is no search, or none of its conditions has run to its end.
+    """
+    from bnsweep.analysis.results import Results
+
+    ledger = find_ledger(name, storage)
+    found = Results.read(ledger).found
+    if found is None or not found.complete:
+        raise BnsweepError(
+            f"A search with finished conditions can be confirmed, but {ledger.name} "
+            f"{'is a grid' if found is None else 'has none yet'}. Run a sweep of method random or optuna."
+        )
+    spec = load(ledger.sweep_text() or "")
+    fresh = tuple(range(max(spec.seeds) + 1, max(spec.seeds) + 1 + seeds))
+    chosen = [one.condition_id for one in found.ranked[:top]]
+    of = {trial.config.condition_id: trial.config for trial in ledger.planned()}
+    trials = tuple(
+        replace(of[condition], parameters={**of[condition].parameters, "seed": seed})
+        for condition in chosen
+        for seed in fresh
+    )
+    called = f"{ledger.name[:56]}-confirm"
+    said = f"The best {len(chosen)} conditions of {ledger.name}, trained again with fresh seeds."
+    text = f"# bnsweep confirm {ledger.name} --top {top} --seeds {seeds}\n"
+    wanted = Plan(called, trials, found.names, fresh, len(trials), said)
+    spec = replace(spec, name=called, method="grid", early_stop={}, description=said, seeds=fresh, text=text)
+    return _run(spec, wanted, runner, str(ledger.root.parent), None, retry_failed, progress, say, begin)
+
+
+def _run(
+    spec: SweepSpec,
+    wanted: Plan,
+    runner: Runner | None,
+    storage: str | None,
+    root: Path | None,
+    retry_failed: bool,
+    progress: Callable[[Progress], None] | None,
+    say: Callable[[str], None] | None,
+    begin: Callable[[int], None] | None,
+) -> Outcome:
+    """Make a ledger match a plan; see :func:`run`."""
     from bnsweep.sweep.ledger import Ledger
 
     began = time.monotonic()
     tell = say or (lambda _: None)
-    spec = load(source)
-    wanted = make_plan(spec)
-    _refuse_unprepared(wanted)
     place = root or storage_folder(spec, storage) / spec.name
     known = (place / "ledger.json").exists()
     before = Ledger(place) if known else None
     planned, unasked = wanted, 0
     if spec.method == "optuna":
         planned = wanted.with_suggestions(before) if before else wanted
-        unasked = wanted.count - len(planned.trials)
+        asked = sum(event["event"] == "suggest" for event in before.search_log) if before else 0
+        unasked = max(0, wanted.condition_count - asked) * len(wanted.seeds)
     left, skipped = _left(planned, before, retry_failed)
     tell(_opening(wanted, len(left) + unasked, skipped))
     uri = _tracking_uri(spec, place.parent)
@@ -446,7 +520,7 @@ def _stored_plan(spec: SweepSpec, wanted: Plan) -> dict[str, Any]:
         "method": spec.method,
         "metric": {"name": spec.metric.name, "goal": spec.metric.goal},
         "tracking": _stored_uri(spec),
-        "search": None if spec.method == "grid" else {**spec.search, "goal": Goal.of(spec).to_dict()},
+        "search": None if not spec.search else {**spec.search, "goal": Goal.of(spec).to_dict()},
     }
 
 

@@ -8,6 +8,8 @@ import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -48,21 +50,29 @@ def run(arguments: argparse.Namespace, source: Any, root: Path | None = None) ->
         The exit code.
     """
     from bnsweep import api
+
+    return carry_out(arguments, partial(api.run, api.load(source), root=root))
+
+
+def carry_out(arguments: argparse.Namespace, verb: Callable[..., Any]) -> int:
+    """Call what trains, show its progress and say how it ended; return the exit code.
+
+    Args:
+        arguments: With the attributes of :func:`add_run_arguments`.
+        verb: One of :mod:`bnsweep.api`, all but the arguments that every such verb takes filled in.
+    """
     from bnsweep.cli.progress import ProgressLine
 
     signal.signal(signal.SIGTERM, _as_interrupt)
-    spec = api.load(source)
     runner = None
     if arguments.in_process:
         from bnsweep.runners import LocalRunner
 
         runner = LocalRunner()
     line = ProgressLine(sys.stderr, quiet=arguments.quiet)
-    outcome = api.run(
-        spec,
+    outcome = verb(
         runner=runner,
         storage=arguments.storage,
-        root=root,
         retry_failed=arguments.retry_failed,
         progress=line.update,
         say=line.say,
@@ -70,7 +80,7 @@ def run(arguments: argparse.Namespace, source: Any, root: Path | None = None) ->
     )
     line.close()
     _tell(outcome)
-    return outcome.exit_code
+    return int(outcome.exit_code)
 
 
 def _as_interrupt(number: int, frame: FrameType | None) -> None:

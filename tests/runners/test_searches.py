@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bnsweep import api
+from bnsweep.analysis.results import Results
 from bnsweep.errors import BnsweepError
 from bnsweep.execution import Execution
 from bnsweep.runners import LocalRunner, Preflight, Progress
@@ -184,6 +185,22 @@ def test_a_condition_whose_code_fails_ends_as_failed(
     monkeypatch.undo()
     outcome = api.run(search, runner=LocalRunner(), storage=str(tmp_path), retry_failed=True)
     assert outcome.exit_code == 0 and "failed" not in outcome.states
+
+
+def test_the_best_are_confirmed_with_seeds_that_did_not_choose_them(
+    search: dict[str, Any], tmp_path: Path
+) -> None:
+    ledger = run(search, tmp_path)
+    best = Results.read(ledger).found
+    outcome = api.confirm(ledger.root, top=2, seeds=3, runner=LocalRunner())
+    assert outcome.root == tmp_path / "tiny-confirm" and outcome.states == {"completed": 6}
+    confirmed = Results.read(Ledger(outcome.root)).found
+    assert best is not None and confirmed is not None
+    expected = {one.parameters["lr"] for one in best.ranked[:2]}
+    assert {one.parameters["lr"] for one in confirmed.tried} == expected
+    assert {record.seed for record in Ledger(outcome.root).records()} == {2, 3, 4}
+    again = api.confirm(ledger.root, top=2, seeds=3, runner=LocalRunner())
+    assert again.started == 0
 
 
 def test_a_larger_budget_goes_on(search: dict[str, Any], tmp_path: Path) -> None:

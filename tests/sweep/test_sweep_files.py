@@ -13,7 +13,7 @@ from bnsweep.sweep.yaml_reader import parse_text
 from bnsweep.trial import NAMES, PARAMETERS, PROBES
 
 ROOT = Path(__file__).parents[2]
-SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))
 PAGE = (ROOT / "docs" / "sweep-file.md").read_text(encoding="utf-8")
 
 
@@ -29,7 +29,7 @@ def test_a_sweep_has_as_many_trials_as_it_says(path):
     plan = make_plan(spec)
     assert plan.count == int(count)
     assert spec.method == "optuna" or len(set(plan.trial_ids)) == plan.count
-    assert spec.name == path.stem
+    assert spec.name == "-".join(path.relative_to(ROOT / "sweeps").with_suffix("").parts)
     product = 1
     for factor in re.findall(r"\d+", factors):
         product *= int(factor)
