@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bnsweep.trial import derive_seed
 
-__all__ = ["SiteNoise", "apply_noise", "draw_noise"]
+__all__ = ["SiteNoise", "apply_noise", "draw_noise", "noise_factors"]
 
 MEAN_BOUND = 0.5
 """n_mu: the mean of a unit's shift is uniform in (-n_mu, n_mu)."""
@@ -144,12 +144,23 @@ def apply_noise(x: Tensor, site: SiteNoise, level: Tensor, sigma_is: str = "std"
         [1] Santurkar, Tsipras, Ilyas, Madry. How Does Batch Normalization Help Optimization?
         NeurIPS 2018. https://arxiv.org/abs/1805.11604
     """
+    shift, scale = noise_factors(site, level, x.dtype, sigma_is)
+    return torch.addcmul(shift, scale, x)
+
+
+def noise_factors(
+    site: SiteNoise, level: Tensor, dtype: torch.dtype, sigma_is: str = "std"
+) -> tuple[Tensor, Tensor]:
+    """Return what :func:`apply_noise` adds to every value and multiplies it by, of the site's shape.
+
+    Raises:
+        ValueError: If ``sigma_is`` is neither ``std`` nor ``variance``.
+    """
     if sigma_is not in ("std", "variance"):
         raise ValueError(f"sigma_is must be std or variance, but found {sigma_is!r}")
-    nu = level.to(x.dtype)[:, None].expand(-1, site.mu.numel() // len(level)).reshape(site.mu.shape)
+    nu = level.to(dtype)[:, None].expand(-1, site.mu.numel() // len(level)).reshape(site.mu.shape)
     spread = SPREAD * nu
     deviation = spread if sigma_is == "std" else spread.sqrt()
     # mu_j - r_mu = nu * (0.5 * (2 * mu - 1) - 0.1), and a uniform draw adds up to 2 * r_mu to it
     shift = torch.addcmul(nu * (2 * MEAN_BOUND * site.mu - (MEAN_BOUND + SPREAD)), site.shift, 2 * spread)
-    scale = torch.addcmul(1 + SCALE_EXCESS * nu * site.sigma, site.scale, deviation)
-    return torch.addcmul(shift, scale, x)
+    return shift, torch.addcmul(1 + SCALE_EXCESS * nu * site.sigma, site.scale, deviation)
