@@ -28,7 +28,7 @@ Backward = Callable[[Tensor], tuple[Tensor, Gradients]]
 Written = Callable[[Tensor, int], tuple[Tensor, Backward]]
 """From activations ``[K, C, N]``, which are lost, and the number of samples that the ``N`` columns stand for."""
 
-_SMALL = 2048
+_SMALL = 4096
 """Values of a member up to which torch's own kernel is faster: it is one call, though it adds up slowly."""
 
 
@@ -58,40 +58,52 @@ def _batch(norm: BatchNorm, z: Tensor, count: int) -> tuple[Tensor, Backward]:
             f"batch normalization needs at least 2 values per channel in training, but found {samples} "
             f"in an input of shape {tuple(z.shape)}; use a larger batch"
         )
-    gamma = torch.ones_like(norm.running_mean) if norm.weight is None else norm.weight.detach()
-    if units * samples <= _SMALL:
-        mean, variance = torch.empty_like(norm.running_mean), torch.empty_like(norm.running_var)
-        beta = None if norm.bias is None else norm.bias.detach()
-        y, middle, inverse = torch.native_batch_norm(
-            z.view(1, -1, samples), gamma, beta, mean.zero_(), variance.zero_(), True, 1.0, norm.eps
-        )
-        y, unbiased = y.view_as(z), count * (samples - 1) / ((count - 1) * samples)  # torch's is, of the columns
-    else:
-        column = z.sum(2, keepdim=True).mul_(1 / samples)
-        z.sub_(column)
-        mean, middle = column.flatten(), torch.zeros_like(norm.running_mean)
-        variance, unbiased = z.square().sum(2).flatten().mul_(1 / samples), count / (count - 1)
-        inverse = (variance + norm.eps).rsqrt()
-        y = z * (gamma * inverse).view(members, units, 1)
-        if norm.bias is not None:
-            y.add_(norm.bias.detach().view(members, units, 1))
-    _move(norm.running_mean, mean, norm.momentum)
-    _move(norm.running_var, variance, norm.momentum, unbiased)
+    return _batch_native(norm, z, count) if units * samples <= _SMALL else _batch_in_parts(norm, z, count)
+
+
+def _batch_native(norm: BatchNorm, z: Tensor, count: int) -> tuple[Tensor, Backward]:
+    """Let torch's own kernels normalize and differentiate."""
+    samples = z.shape[2]
+    flat = z.view(1, -1, samples)
+    parameters = [None if value is None else value.detach() for value in (norm.weight, norm.bias)]
+    running, momentum = (norm.running_mean, norm.running_var), norm.momentum
+    if count != samples:
+        running, momentum = tuple(torch.zeros_like(value) for value in running), 1.0
+    y, mean, inverse = torch.native_batch_norm(flat, *parameters, *running, True, momentum, norm.eps)
+    if count != samples:  # the variance is unbiased: of the columns, not of the samples that they stand for
+        _move(norm.running_mean, running[0], norm.momentum)
+        unbiased = count * (samples - 1) / ((count - 1) * samples)
+        _move(norm.running_var, running[1], norm.momentum, unbiased)
 
     def backward(dy: Tensor) -> tuple[Tensor, Gradients]:
-        if units * samples <= _SMALL:
-            dz, d_gamma, d_beta = torch.ops.aten.native_batch_norm_backward(
-                dy.view(1, -1, samples), z.view(1, -1, samples), gamma, None, None, middle, inverse,
-                True, norm.eps, [True, True, True],
-            )  # fmt: skip
-            return dz.view_as(dy), _affine(norm, d_gamma, d_beta)
+        dz, *affine = torch.ops.aten.native_batch_norm_backward(
+            dy.view_as(flat), flat, parameters[0], None, None, mean, inverse, True, norm.eps, [True] * 3
+        )
+        return dz.view_as(dy), _affine(norm, *affine)
+
+    return y.view_as(z), backward
+
+
+def _batch_in_parts(norm: BatchNorm, z: Tensor, count: int) -> tuple[Tensor, Backward]:
+    """Normalize with vectorized sums: more calls, each of them fast on many values."""
+    members, units, samples = z.shape
+    mean = z.sum(2, keepdim=True).mul_(1 / samples)
+    z.sub_(mean)
+    variance = z.square().sum(2, keepdim=True).mul_(1 / samples)
+    inverse = (variance + norm.eps).rsqrt_()
+    _move(norm.running_mean, mean.flatten(), norm.momentum)
+    _move(norm.running_var, variance.flatten(), norm.momentum, count / (count - 1))
+    scale = inverse if norm.weight is None else inverse * norm.weight.detach().view(members, units, 1)
+    y = z * scale
+    if norm.bias is not None:
+        y.add_(norm.bias.detach().view(members, units, 1))
+
+    def backward(dy: Tensor) -> tuple[Tensor, Gradients]:
         total = dy.sum(2, keepdim=True)
-        product = (dy * z).sum(2, keepdim=True)
-        scale = inverse.view(members, units, 1)
-        factor = scale * gamma.view(members, units, 1)
+        product = (dy * z).sum(2, keepdim=True).mul_(inverse)
         dz = dy.sub_(total / samples)
-        dz.sub_(z.mul_(product * scale.square() / samples)).mul_(factor)
-        return dz, _affine(norm, (product * scale).flatten(), total.flatten())
+        dz.sub_(z.mul_(product * inverse / samples)).mul_(scale)
+        return dz, _affine(norm, product.flatten(), total.flatten())
 
     return y, backward
 
@@ -147,7 +159,7 @@ def _magnitude(norm: LpNorm, z: Tensor) -> tuple[Tensor, Tensor, Callable[[], Te
 
     def share() -> Tensor:
         attained = sizes == largest
-        return values.sign().mul_(attained).div_(attained.sum(2, keepdim=True) * normal)
+        return values.sign().mul_(attained).div_(attained.sum(2, keepdim=True, dtype=z.dtype) * normal)
 
     return mean, largest / normal, share
 
