@@ -26,7 +26,7 @@ Backward = Callable[[Tensor], tuple[Tensor, Gradients]]
 """From the gradient of the output to that of the input, and of the parameters by name."""
 
 Written = Callable[[Tensor, int], tuple[Tensor, Backward]]
-"""From activations ``[K, C, N]``, which are lost, and the number of samples that the ``N`` columns stand for."""
+"""From activations ``[K, C, N]``, which are lost, and the number of samples that their columns stand for."""
 
 _SMALL = 4096
 """Values of a member up to which torch's own kernel is faster: it is one call, though it adds up slowly."""
@@ -52,7 +52,7 @@ def written_out(norm: nn.Module) -> Written | None:
 
 
 def _batch(norm: BatchNorm, z: Tensor, count: int) -> tuple[Tensor, Backward]:
-    members, units, samples = z.shape
+    _, units, samples = z.shape
     if samples < 2:
         raise ValueError(
             f"batch normalization needs at least 2 values per channel in training, but found {samples} "
@@ -65,19 +65,19 @@ def _batch_native(norm: BatchNorm, z: Tensor, count: int) -> tuple[Tensor, Backw
     """Let torch's own kernels normalize and differentiate."""
     samples = z.shape[2]
     flat = z.view(1, -1, samples)
-    parameters = [None if value is None else value.detach() for value in (norm.weight, norm.bias)]
-    running, momentum = (norm.running_mean, norm.running_var), norm.momentum
+    gamma, beta = (None if value is None else value.detach() for value in (norm.weight, norm.bias))
+    middle, spread, momentum = norm.running_mean, norm.running_var, norm.momentum
     if count != samples:
-        running, momentum = tuple(torch.zeros_like(value) for value in running), 1.0
-    y, mean, inverse = torch.native_batch_norm(flat, *parameters, *running, True, momentum, norm.eps)
+        middle, spread, momentum = torch.zeros_like(middle), torch.zeros_like(spread), 1.0
+    y, mean, inverse = torch.native_batch_norm(flat, gamma, beta, middle, spread, True, momentum, norm.eps)
     if count != samples:  # the variance is unbiased: of the columns, not of the samples that they stand for
-        _move(norm.running_mean, running[0], norm.momentum)
+        _move(norm.running_mean, middle, norm.momentum)
         unbiased = count * (samples - 1) / ((count - 1) * samples)
-        _move(norm.running_var, running[1], norm.momentum, unbiased)
+        _move(norm.running_var, spread, norm.momentum, unbiased)
 
     def backward(dy: Tensor) -> tuple[Tensor, Gradients]:
         dz, *affine = torch.ops.aten.native_batch_norm_backward(
-            dy.view_as(flat), flat, parameters[0], None, None, mean, inverse, True, norm.eps, [True] * 3
+            dy.view_as(flat), flat, gamma, None, None, mean, inverse, True, norm.eps, [True] * 3
         )
         return dz.view_as(dy), _affine(norm, *affine)
 

@@ -47,13 +47,20 @@ class MemberBatches:
 
     def inputs(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the batch of each member at ``step``: inputs ``[K, N, ...]`` and targets ``[K, N, ...]``."""
-        orders = {seed: batch_indices(seed, step, self.samples, self.batch_size) for seed in set(self.seeds)}
-        index = torch.stack([orders[seed] for seed in self.seeds]).to(self.dataset.train_x.device)
-        x, y = self.dataset.train_x[index], self.dataset.train_y[index]
+        if self.batch_size == self.samples:  # in the order of the split, for everyone
+            splits = (self.dataset.train_x, self.dataset.train_y)
+            x, y = (split.expand(len(self.seeds), *split.shape) for split in splits)
+        else:
+            x, y = self._gathered(step)
         if self.augment == "flip_crop":
             draws = [draw_flip_crop(seed, step, self.batch_size, x.shape[-1]) for seed in self.seeds]
             x = flip_crop(x.flatten(0, 1), torch.cat(draws)).view(x.shape)
         return x, y
+
+    def _gathered(self, step: int) -> tuple[Tensor, Tensor]:
+        orders = {seed: batch_indices(seed, step, self.samples, self.batch_size) for seed in set(self.seeds)}
+        index = torch.stack([orders[seed] for seed in self.seeds]).to(self.dataset.train_x.device)
+        return self.dataset.train_x[index], self.dataset.train_y[index]
 
     def noise(self, step: int, purpose: str = "noise", batch: int | None = None) -> list[SiteNoise] | None:
         """Return the base noise draws of every site at ``step``, or ``None`` where nothing is noisy.

@@ -17,6 +17,8 @@ from bnsweep.models import NetworkPlan, StackedLinear, StackedNet
 from bnsweep.norms.noise import SiteNoise, noise_factors
 from bnsweep.norms.written_out import Backward, written_out
 
+from .objective import Loss
+
 __all__ = ["DensePass", "fused_available"]
 
 
@@ -54,7 +56,7 @@ class DensePass:
         y: Tensor,
         noise: Sequence[SiteNoise] | None = None,
         level: Tensor | None = None,
-        scale: float = 1.0,
+        loss: Loss = Loss(),  # noqa: B008
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return each member's batch loss, outputs and gradients.
 
@@ -63,7 +65,7 @@ class DensePass:
             y: Targets, as :func:`~bnsweep.training.objective.batch_loss` takes them.
             noise: The draws for each noisy site.
             level: Noise level of each member, ``[K]``.
-            scale: Factor of the loss.
+            loss: What turns the loss on the batch into that on the samples that it stands for.
 
         Returns:
             Losses ``[K]``, outputs ``[K, N, O]`` and the gradient of every parameter by name.
@@ -93,7 +95,8 @@ class DensePass:
                     steps.append(through_activation)
             backs.append(_chain(spec.name, steps, back))
             h = z
-        losses, d = _loss(h, y, scale)
+        losses, d = _loss(h, y, loss.scale)
+        losses = loss.of(losses)
         outputs = h.transpose(1, 2)
         gradients: dict[str, Tensor] = {}
         for back in reversed(backs):
@@ -146,9 +149,9 @@ def _loss(h: Tensor, y: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     if y.dtype.is_floating_point:
         error = (h - y.transpose(1, 2)).contiguous()
         losses = 0.5 * error.square().flatten(1).sum(1)
-        return (losses, error) if scale == 1.0 else (losses * scale, error.mul_(scale))
+        return losses, error if scale == 1.0 else error.mul_(scale)
     log = functional.log_softmax(h, 1)
     index = y.unsqueeze(1)
     losses = -log.gather(1, index).squeeze(1).mean(1)
     d = log.exp_().scatter_add_(1, index, torch.full_like(log[:, :1], -1.0)).mul_(scale / y.shape[1])
-    return losses * scale, d
+    return losses, d

@@ -10,7 +10,7 @@ losses, gradients, running statistics and moments of activations as thousands of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,17 +18,11 @@ from torch import Tensor
 from bnsweep.data import Dataset
 from bnsweep.models import NetworkPlan
 
-__all__ = ["Loss", "moment_points", "moments_available", "on_moment_points"]
+from .objective import Loss
+
+__all__ = ["moment_points", "moments_available", "on_moment_points"]
 
 _NORMS = frozenset({"none", "batch", "l2"})
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What turns the loss on points into the loss on the samples: ``scale * loss + constant``."""
-
-    scale: float = 1.0
-    constant: float = 0.0
 
 
 def moments_available(plan: NetworkPlan, batch_size: object, dataset: Dataset) -> bool:

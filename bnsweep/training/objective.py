@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["accuracy", "batch_loss", "l2_penalty"]
+__all__ = ["Loss", "accuracy", "batch_loss", "l2_gradients", "l2_penalty"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What turns the loss on points that stand for samples into the samples': ``scale * loss + constant``."""
+
+    scale: float = 1.0
+    constant: float = 0.0
+
+    def of(self, losses: Tensor) -> Tensor:
+        """Return the losses on the samples."""
+        return losses if self == Loss() else losses * self.scale + self.constant
 
 
 def batch_loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -67,3 +80,12 @@ def l2_penalty(params: Mapping[str, Tensor], decayed: Sequence[str], strength: T
     rows = [torch.where(counts, params[name].reshape(members, -1), 0.0) for name in decayed]
     # added one after another: what torch's sums round depends on how many members lie side by side
     return 0.5 * strength * sum((row.square().sum(1) for row in rows), torch.zeros_like(strength))
+
+
+def l2_gradients(params: Mapping[str, Tensor], decayed: Sequence[str], strength: Tensor) -> dict[str, Tensor]:
+    r"""Return the gradients of :func:`l2_penalty`, :math:`\lambda w`, by the parameters named."""
+    rows = {name: params[name].reshape(len(strength), -1) for name in decayed}
+    factor = strength[:, None]
+    return {
+        name: torch.where(factor > 0, factor * row, 0.0).view_as(params[name]) for name, row in rows.items()
+    }

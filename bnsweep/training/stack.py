@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from bnsweep.data import Dataset
-from bnsweep.models import StackedNet, make_model, parameter_decay
+from bnsweep.models import NetworkPlan, StackedNet, make_model, parameter_decay
 from bnsweep.norms.noise import SiteNoise
 from bnsweep.trial import TrialConfig
 
 from .batches import MemberBatches
-from .objective import accuracy, batch_loss, l2_penalty
+from .fused import DensePass, fused_available
+from .moment_points import moments_available, on_moment_points
+from .objective import Loss, accuracy, batch_loss, l2_gradients, l2_penalty
 from .optimizers import MemberOptimizer
 from .probing import MemberRows, Snapshot, measure
 
-__all__ = ["EVAL_CHUNK", "MemberStack", "TrainingPass"]
+__all__ = ["EVAL_CHUNK", "MemberStack", "TrainingPass", "dense_kernels"]
 
 EVAL_CHUNK = 512
 """Test samples that are evaluated at a time."""
@@ -42,6 +44,20 @@ class TrainingPass:
     gradients: dict[str, Tensor]
 
 
+def dense_kernels(plan: NetworkPlan, batch_size: object, dataset: Dataset) -> tuple[str, ...]:
+    """Return the kernels that a network of linear layers can be computed with, the default one first.
+
+    ``moments`` are the passes of ``fused`` on points with the moments of the data set, where that is
+    exact; ``fused`` are passes that are written out; ``grouped`` is autograd, the reference of both.
+    """
+    kernels = ["grouped"]
+    if fused_available(plan):
+        kernels.insert(0, "fused")
+        if moments_available(plan, batch_size, dataset):
+            kernels.insert(0, "moments")
+    return tuple(kernels)
+
+
 class MemberStack:
     """K trials of one static signature as one network, with their batches and optimizer.
 
@@ -49,7 +65,11 @@ class MemberStack:
         trials: The members, in order.
         dataset: Their data set, in the precision and on the device to train on.
         model: Their network, taken over as it is; a new one with zero weights where absent.
-        kernel: How a new network is computed, one of :data:`bnsweep.trial.KERNELS`.
+        kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`. Where ``moments`` is not
+            exact it is ``fused``, and where a network has no ``fused`` passes they are ``grouped``.
+
+    Attributes:
+        kernel: How the stack is computed.
     """
 
     def __init__(
@@ -65,7 +85,15 @@ class MemberStack:
         if model is None:
             model = make_model(parameters, dataset.facts, len(trials), dtype=like.dtype, kernel=kernel)
         self.model = model.to(like.device)
-        self.batches = MemberBatches(trials, dataset, model.noise_sites)
+        self.kernel = kernel or dense_kernels(model.plan, parameters["batch_size"], dataset)[0]
+        self._seen, self._train_loss, self._test_loss = dataset, Loss(), Loss()
+        if self.kernel == "moments":
+            self._seen, self._train_loss, self._test_loss = on_moment_points(dataset)
+        fused = self.kernel in ("fused", "moments")
+        self._dense = (
+            DensePass(model, len(dataset.train_x) if self.kernel == "moments" else None) if fused else None
+        )
+        self.batches = MemberBatches(trials, self._seen, model.noise_sites)
         self._noisy_evaluation = bool(parameters.get("noise_at_eval", False))
         self._leaves = dict(model.named_parameters())
         params = {name: value.detach() for name, value in self._leaves.items()}
@@ -86,7 +114,16 @@ class MemberStack:
         """Compute losses and gradients on the batch of ``step``; moves the running statistics."""
         self.model.train()
         x, y = self.batches.inputs(step)
-        outputs = self.model(x, self.batches.noise(step), self.batches.levels)
+        noise, levels = self.batches.noise(step), self.batches.levels
+        if self._dense is not None:
+            losses, outputs, own = self._dense.gradients(x, y, noise, levels, self._train_loss)
+            if self._penalized:
+                params = self.optimizer.params
+                losses = losses + l2_penalty(params, self._penalized, self._strength)
+                for name, decay in l2_gradients(params, self._penalized, self._strength).items():
+                    own[name] = own[name] + decay
+            return TrainingPass(losses, outputs, y, own)
+        outputs = self.model(x, noise, levels)
         losses = self.objective(outputs, y, self._leaves)
         gradients = torch.autograd.grad(
             losses.sum(), list(self._leaves.values()), allow_unused=True, materialize_grads=True
@@ -97,7 +134,7 @@ class MemberStack:
 
     def objective(self, outputs: Tensor, targets: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """Return what each member minimizes, ``[K]``: batch loss, and weight decay where it is a term."""
-        losses = batch_loss(outputs, targets)
+        losses = self._train_loss.of(batch_loss(outputs, targets))
         return losses + l2_penalty(params, self._penalized, self._strength) if self._penalized else losses
 
     def snapshot(self, step: int, probes: Mapping[str, Mapping[str, Any]]) -> Snapshot:
@@ -125,9 +162,9 @@ class MemberStack:
         The loss is that of :func:`~bnsweep.training.objective.batch_loss` for the whole split as one
         batch, without any penalty.
         """
-        regression = self.dataset.test_y.dtype.is_floating_point
-        count = len(self.dataset.test_x)
-        zeros = torch.zeros(len(self.trials), dtype=torch.float64, device=self.dataset.test_x.device)
+        regression = self._seen.test_y.dtype.is_floating_point
+        count = len(self._seen.test_x)
+        zeros = torch.zeros(len(self.trials), dtype=torch.float64, device=self._seen.test_x.device)
         values = {"test_loss": zeros} if regression else {"test_loss": zeros, "test_accuracy": zeros}
         for chunk in range(self._chunks):
             outputs, targets = self._test_outputs(step, chunk)
@@ -135,17 +172,18 @@ class MemberStack:
             values["test_loss"] = values["test_loss"] + batch_loss(outputs, targets).double() * share
             if not regression:
                 values["test_accuracy"] = values["test_accuracy"] + accuracy(outputs, targets) * share
+        values["test_loss"] = self._test_loss.of(values["test_loss"])
         return values
 
     @property
     def _chunks(self) -> int:
-        return -(-len(self.dataset.test_x) // EVAL_CHUNK)
+        return -(-len(self._seen.test_x) // EVAL_CHUNK)
 
     @torch.no_grad()
     def _test_outputs(self, step: int, chunk: int) -> tuple[Tensor, Tensor]:
         self.model.eval()
         part = slice(chunk * EVAL_CHUNK, (chunk + 1) * EVAL_CHUNK)
-        x, y = self.dataset.test_x[part], self.dataset.test_y[part]
+        x, y = self._seen.test_x[part], self._seen.test_y[part]
         noise: list[SiteNoise] | None = None
         if self._noisy_evaluation:
             noise = self.batches.noise(step, f"evaluation {chunk}", len(x))
@@ -154,7 +192,8 @@ class MemberStack:
 
     def select(self, rows: Sequence[int]) -> MemberStack:
         """Return a stack of the members at ``rows``, with copies of their state."""
-        smaller = MemberStack([self.trials[row] for row in rows], self.dataset, self.model.compact(rows))
+        trials = [self.trials[row] for row in rows]
+        smaller = MemberStack(trials, self.dataset, self.model.compact(rows), self.kernel)
         smaller.optimizer.take(self.optimizer, rows)
         return smaller
 
