@@ -22,16 +22,21 @@ class MemberBatches:
         trials: The members, in order; equal in everything but the per-member parameters.
         dataset: The data set, resident on its device.
         noise_sites: Shape of each noisy site for one member and one sample; empty without noise.
+        weight: How many samples each one of ``dataset`` stands for.
 
     Raises:
         SpecError: If a batch would be larger than the training split.
     """
 
     def __init__(
-        self, trials: Sequence[TrialConfig], dataset: Dataset, noise_sites: Sequence[tuple[int, ...]]
+        self,
+        trials: Sequence[TrialConfig],
+        dataset: Dataset,
+        noise_sites: Sequence[tuple[int, ...]],
+        weight: float = 1.0,
     ) -> None:
         parameters = trials[0].parameters
-        self.dataset = dataset
+        self.dataset, self.weight = dataset, weight
         self.seeds = [trial.seed for trial in trials]
         self.noise_sites = tuple(noise_sites)
         self.augment = str(parameters.get("augment", "none"))

@@ -165,9 +165,9 @@ def _ics(step: _Step, options: Mapping[str, Any]) -> MemberRows:
     model, before, members = step.loss.model, step.snapshot.params, len(step.losses)
     measured = _layers(options["layers"], model)
     if _closed_form(step):
-        reading = linear_covariate_shift(
-            before, step.after, model.layers, measured, members, step.loss.x, step.loss.y
-        )
+        root = step.batches.weight**0.5
+        x, y = step.loss.x * root, step.loss.y * root
+        reading = linear_covariate_shift(before, step.after, model.layers, measured, members, x, y)
     else:
         other = step.redrawn(0) if step.resampled(options) else None
         reading = internal_covariate_shift(

@@ -93,7 +93,7 @@ class MemberStack:
         self._dense = (
             DensePass(model, len(dataset.train_x) if self.kernel == "moments" else None) if fused else None
         )
-        self.batches = MemberBatches(trials, self._seen, model.noise_sites)
+        self.batches = MemberBatches(trials, self._seen, model.noise_sites, self._train_loss.scale)
         self._noisy_evaluation = bool(parameters.get("noise_at_eval", False))
         self._leaves = dict(model.named_parameters())
         params = {name: value.detach() for name, value in self._leaves.items()}

@@ -114,8 +114,10 @@ def test_probes_measure_on_points_what_they_measure_on_samples(packs, norm):
     readings = []
     for stack in stacks:
         snapshot = stack.snapshot(3, stack.trials[0].probes)
-        stack.optimizer.step(stack.gradients(3).gradients)
-        readings.append([dict(((n, layer), v) for n, layer, v in rows) for rows in stack.measure(snapshot)])
+        done = stack.gradients(3)
+        stack.optimizer.step(done.gradients)
+        rows = stack.measure(snapshot, done)
+        readings.append([{(name, layer): value for name, layer, value in own} for own in rows])
     for mine, theirs in zip(*readings, strict=True):
         assert mine.keys() == theirs.keys()
         assert mine == pytest.approx(theirs, rel=1e-7, abs=1e-10)
