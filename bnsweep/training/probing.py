@@ -24,6 +24,7 @@ from bnsweep.probes import (
     internal_covariate_shift,
     landscape_rows,
     linear_covariate_shift,
+    member_gradients,
     moment_change,
     moments_rows,
 )
@@ -106,7 +107,7 @@ class StepLoss:
 def measure(
     snapshot: Snapshot,
     losses: Tensor,
-    gradients: Params,
+    gradients: Params | None,
     after: Params,
     model: StackedNet,
     batches: MemberBatches,
@@ -120,7 +121,7 @@ def measure(
     Args:
         snapshot: The state before the update.
         losses: Loss of each member before the update, ``[K]``.
-        gradients: Gradient of it by every parameter.
+        gradients: Gradient of it by every parameter, where autograd computed it.
         after: Parameters after the update that the optimizer really made.
         model: The network; its own parameters and running statistics are not used.
         batches: Source of the step's batch and noise.
@@ -134,6 +135,8 @@ def measure(
     x, y = batches.inputs(snapshot.step)
     noise = batches.noise(snapshot.step)
     loss = StepLoss(model, snapshot.buffers, x, y, noise, batches.levels, objective)
+    if gradients is None:
+        losses, gradients = member_gradients(loss, snapshot.params)
     step = _Step(snapshot, losses, gradients, after, batches, loss, penalized)
     rows: MemberRows = [[] for _ in losses]
     for name, options in snapshot.probes.items():

@@ -144,11 +144,15 @@ class MemberStack:
         return Snapshot(step, probes, params, buffers, self.optimizer.lr)
 
     def measure(self, snapshot: Snapshot, done: TrainingPass) -> MemberRows:
-        """Take the readings of an update that has just been made from what ``done`` gave."""
+        """Take the readings of an update that has just been made from what ``done`` gave.
+
+        A probe subtracts gradients that are nearly equal, so that all must be rounded alike: those of
+        autograd are taken over, those of another kernel are computed again.
+        """
         return measure(
             snapshot,
             done.losses,
-            done.gradients,
+            done.gradients if self._dense is None else None,
             self.optimizer.params,
             self.model,
             self.batches,

@@ -8,6 +8,7 @@ import torch
 
 from bnsweep.probes import gradient_landscape, internal_covariate_shift, linear_covariate_shift
 from bnsweep.training.probing import StepLoss
+from bnsweep.training.stack import MemberStack
 from bnsweep.trial import NAMES
 
 CASES = [
@@ -20,11 +21,12 @@ EXACT = {"rtol": 0, "atol": 0, "equal_nan": True}
 
 
 def made_step(packs, network, members=3, step=1, **settings):
-    """Train for ``step`` steps and then make the one that is measured."""
-    trainer = packs.make_trainer(packs.make_trials(network, members, **settings))
-    for _ in range(step):
-        trainer.step()
-    stack = trainer._stack
+    """Train the reference for ``step`` steps and then make the one that is measured."""
+    trials = packs.make_trials(network, members, **settings)
+    stack = MemberStack(trials, packs.make_trainer(trials).dataset, kernel="grouped")
+    stack.initialize()
+    for earlier in range(step):
+        stack.optimizer.step(stack.gradients(earlier).gradients)
     snapshot = stack.snapshot(step, {})
     done = stack.gradients(step)
     stack.optimizer.step(done.gradients)
