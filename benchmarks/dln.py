@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from bnsweep.data import Dataset, load_dataset
-from bnsweep.training.stack import MemberStack, dense_kernels
+from bnsweep.training.stack import MemberStack, kernels_of
 from bnsweep.trial import TrialConfig
 
 DEPTH = 25
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
                     size = len(dataset.train_x) if batch == "full" else int(batch)
                     steps = {"plain": plain_step(dataset, features, size, norm, members)}
                     plan = MemberStack(trials[:1], dataset).model.plan
-                    for kernel in reversed(dense_kernels(plan, batch, dataset)):
+                    for kernel in ("grouped", *kernels_of(plan, batch, dataset)):
                         steps[kernel] = engine_step(dataset, trials, kernel)
                     taken = medians(steps, repeats)
                     cells = [f"{taken['plain'] / members:11.3f}"]

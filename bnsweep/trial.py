@@ -83,6 +83,8 @@ LAYER_CHOICES = ("all",)
 KERNELS: dict[str, str] = {
     "grouped": "one grouped convolution, or one batched matrix product, for all members",
     "channels_last": "as grouped, with the convolutions in channels-last memory",
+    "fused": "dense networks without autograd, both passes written out; others as grouped",
+    "moments": "full-batch deep linear networks on a few points of equal moments; others as fused",
     "loop": "one member after another, each as a network of its own: the reference",
     "loop_channels_last": "one member after another, with the convolutions in channels-last memory",
 }

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from bnsweep.data import Dataset
+from bnsweep.models import make_model
 from bnsweep.trial import TrialConfig
 
 from .memory import peak_bytes, reset_peak
 from .probing import MemberRows
-from .stack import MemberStack
+from .stack import MemberStack, kernels_of
 
 __all__ = ["Calibration", "calibrate", "kernels_for"]
 
@@ -73,11 +74,13 @@ class Calibration:
         return asdict(self)
 
 
-def kernels_for(trial: TrialConfig, device: torch.device) -> tuple[str, ...]:
+def kernels_for(trial: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
     """Return the kernels that are worth a try for a trial's network, the default one first."""
-    if not str(trial.parameters["model"]).startswith("vgg"):
-        return ("grouped",)
-    return ("grouped", "channels_last", "loop_channels_last")
+    parameters = trial.parameters
+    if str(parameters["model"]).startswith("vgg"):
+        return ("grouped", "channels_last", "loop_channels_last")
+    plan = make_model(parameters, dataset.facts).plan
+    return (*kernels_of(plan, parameters["batch_size"], dataset), "grouped")
 
 
 def calibrate(
@@ -132,7 +135,7 @@ class _Search:
     def explore(self, sizes: Sequence[int], budget: float) -> str:
         """Time stacks of ``sizes``; return what ended it early, or an empty string."""
         began = self.clock()
-        kernels = list(kernels_for(self.trial, self.device))
+        kernels = list(kernels_for(self.trial, self.dataset))
         worse = 0
         if sizes[-1] >= 4 and self._step(self._build(1, kernels[0]), 0) < QUICK * budget:
             sizes = [size for size in sizes if size >= 4]
@@ -191,7 +194,7 @@ class _Search:
         best = min(each.values())
         members = min(size for (size, _), seconds in each.items() if seconds <= PREFERENCE * best)
         kernels = {kernel: seconds for (size, kernel), seconds in each.items() if size == members}
-        default = kernels_for(self.trial, self.device)[0]
+        default = kernels_for(self.trial, self.dataset)[0]
         fastest = min(kernels, key=lambda kernel: kernels[kernel])
         near = default in kernels and kernels[default] <= PREFERENCE * kernels[fastest]
         return members, default if near else fastest

@@ -21,7 +21,7 @@ from .objective import Loss, accuracy, batch_loss, l2_gradients, l2_penalty
 from .optimizers import MemberOptimizer
 from .probing import MemberRows, Snapshot, measure
 
-__all__ = ["EVAL_CHUNK", "MemberStack", "TrainingPass", "dense_kernels"]
+__all__ = ["EVAL_CHUNK", "MemberStack", "TrainingPass", "kernels_of"]
 
 EVAL_CHUNK = 512
 """Test samples that are evaluated at a time."""
@@ -44,18 +44,15 @@ class TrainingPass:
     gradients: dict[str, Tensor]
 
 
-def dense_kernels(plan: NetworkPlan, batch_size: object, dataset: Dataset) -> tuple[str, ...]:
-    """Return the kernels that a network of linear layers can be computed with, the default one first.
+def kernels_of(plan: NetworkPlan, batch_size: object, dataset: Dataset) -> tuple[str, ...]:
+    """Return the kernels beside ``grouped`` that are made for dense networks, the fastest first.
 
-    ``moments`` are the passes of ``fused`` on points with the moments of the data set, where that is
-    exact; ``fused`` are passes that are written out; ``grouped`` is autograd, the reference of both.
+    ``fused`` are passes that are written out; ``moments`` are the same on a few points with the
+    moments of the data set, where that is exact.
     """
-    kernels = ["grouped"]
-    if fused_available(plan):
-        kernels.insert(0, "fused")
-        if moments_available(plan, batch_size, dataset):
-            kernels.insert(0, "moments")
-    return tuple(kernels)
+    if not fused_available(plan):
+        return ()
+    return ("moments", "fused") if moments_available(plan, batch_size, dataset) else ("fused",)
 
 
 class MemberStack:
@@ -85,7 +82,10 @@ class MemberStack:
         if model is None:
             model = make_model(parameters, dataset.facts, len(trials), dtype=like.dtype, kernel=kernel)
         self.model = model.to(like.device)
-        self.kernel = kernel or dense_kernels(model.plan, parameters["batch_size"], dataset)[0]
+        dense = kernels_of(model.plan, parameters["batch_size"], dataset)
+        if kernel in ("moments", "fused") and kernel not in dense:
+            kernel = "fused" if "fused" in dense else "grouped"
+        self.kernel = kernel
         self._seen, self._train_loss, self._test_loss = dataset, Loss(), Loss()
         if self.kernel == "moments":
             self._seen, self._train_loss, self._test_loss = on_moment_points(dataset)
