@@ -190,11 +190,11 @@ def test_a_member_alone_has_the_bits_that_it_has_in_a_pack(packs, kernel, networ
         assert packs.readings_of(own, 0) == packs.readings_of(rows, member)
 
 
-@pytest.mark.parametrize(("kernel", "network"), [("fused", "mlp"), ("moments", "dln")])
-def test_a_member_that_diverges_is_let_go_and_a_resumed_pack_repeats_itself(packs, kernel, network):
-    healthy = packs.make_trials(network, 3, norm="none", steps=60)
-    trials = packs.make_trials(network, 3, norm="none", steps=60, lr=[t.parameters["lr"] for t in healthy])
-    trials[1] = packs.make_trials(network, 2, norm="none", steps=60, lr=[1.0, 1e6])[1]
+@pytest.mark.parametrize("kernel", ["fused", "moments"])
+def test_a_member_that_diverges_is_let_go_and_leaves_the_others_as_they_were(packs, kernel):
+    healthy = packs.make_trials("dln", 3, norm="none", steps=60)
+    trials = list(healthy)
+    trials[1] = packs.make_trials("dln", 2, norm="none", steps=60, lr=[1.0, 1e6])[1]
     trainer, _ = train(packs, trials, kernel)
     assert trainer.members == [0, 2]
     reference, _ = train(packs, healthy, kernel)
