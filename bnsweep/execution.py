@@ -15,7 +15,7 @@ from bnsweep.sweep import Plan, SweepSpec
 from bnsweep.sweep.forecast import Measured
 from bnsweep.sweep.objectives import Goal
 from bnsweep.sweep.plan import expander, kinds_of_trials
-from bnsweep.trial import CUSTOM_NORM, TrialConfig
+from bnsweep.trial import CUSTOM_NORM, DEFAULT_KERNEL, TrialConfig
 
 if TYPE_CHECKING:
     from bnsweep.analysis import Report
@@ -165,7 +165,7 @@ class Execution:
         ended = {trial_id for one in search.open for trial_id in one.trial_ids}
         retry = [(trial, self.plan.label_of[trial.trial_id]) for trial in left if trial.trial_id not in ended]
         self._rung = SearchSource(
-            search, self.ledger, self.device, spec.resources.kernel or "grouped", stackable, rule,
+            search, self.ledger, self.device, spec.resources.kernel or DEFAULT_KERNEL, stackable, rule,
             Goal.of(spec).to_dict(), retry if spec.method == "optuna" else (),
         )  # fmt: skip
         return self._rung

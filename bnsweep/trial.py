@@ -19,6 +19,7 @@ from typing import Any
 
 __all__ = [
     "DATASETS",
+    "DEFAULT_KERNEL",
     "KERNELS",
     "LAYER_CHOICES",
     "MEMBER_PARAMETERS",
@@ -89,6 +90,11 @@ KERNELS: dict[str, str] = {
     "loop_channels_last": "one member after another, with the convolutions in channels-last memory",
 }
 """How a pack can be computed. All mean the same numbers, and differ in rounding and in speed."""
+
+DEFAULT_KERNEL = "moments"
+"""How a pack is computed where nobody chose: as the signature allows, ``moments``, ``fused`` or ``grouped``.
+
+Dense networks are computed so after a calibration too, so that two runs of a sweep have the same bits."""
 
 
 @dataclass(frozen=True)

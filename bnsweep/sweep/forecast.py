@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bnsweep.sweep.packs import Pack, make_packs
-from bnsweep.trial import TrialConfig
+from bnsweep.trial import DEFAULT_KERNEL, TrialConfig
 
 __all__ = ["Forecast", "Measured", "reading_steps"]
 
@@ -105,7 +105,7 @@ class Measured:
     def kernel(self, trial: TrialConfig) -> str:
         """Return how packs are computed."""
         found = self.of(trial)
-        return self._kernel or (str(found["kernel"]) if found else "grouped")
+        return self._kernel or (str(found["kernel"]) if found else DEFAULT_KERNEL)
 
     def cost(self, trial: TrialConfig) -> float:
         """Return the seconds that a member takes in a full pack, or the steps where nothing is measured."""

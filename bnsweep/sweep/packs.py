@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from bnsweep.trial import MEMBER_PARAMETERS, TrialConfig, short_hash
+from bnsweep.trial import DEFAULT_KERNEL, MEMBER_PARAMETERS, TrialConfig, short_hash
 
 __all__ = ["Pack", "by_signature", "halve", "make_packs"]
 
@@ -33,7 +33,7 @@ class Pack:
     signature: str
     dtype: str = "float32"
     device: str = "cpu"
-    kernel: str = "grouped"
+    kernel: str = DEFAULT_KERNEL
 
     @cached_property
     def pack_id(self) -> str:
@@ -109,7 +109,7 @@ def make_packs(
     packs: list[tuple[float, Pack]] = []
     for group in groups:
         signature = group.trials[0].signature
-        kernel = kernel_of(group.trials[0]) if kernel_of else "grouped"
+        kernel = kernel_of(group.trials[0]) if kernel_of else DEFAULT_KERNEL
         dtype = str(group.trials[0].parameters["precision"])
         for part in range(group.parts):
             members = tuple(trial.trial_id for trial in group.trials[part :: group.parts])
