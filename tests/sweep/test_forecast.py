@@ -3,7 +3,7 @@
 import pytest
 
 from bnsweep.sweep.forecast import Measured, reading_steps
-from bnsweep.trial import TrialConfig
+from bnsweep.trial import DEFAULT_KERNEL, TrialConfig
 
 FOUND = {
     "kernel": "channels_last",
@@ -81,7 +81,7 @@ def test_a_forecast_of_two_workers():
 def test_without_a_measurement_there_are_packs_but_no_figures():
     forecast = Measured(lambda signature: None).forecast(trials(20), 2, "cpu")
     assert sum(len(pack.members) for pack in forecast.packs) == 20
-    assert {pack.kernel for pack in forecast.packs} == {"grouped"}
+    assert {pack.kernel for pack in forecast.packs} == {DEFAULT_KERNEL}
     assert (forecast.seconds, forecast.worker_bytes, forecast.ledger_bytes) == (None, None, None)
 
 
