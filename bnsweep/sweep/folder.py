@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import platform
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from bnsweep.errors import LedgerBusyError, LedgerError
+from bnsweep.errors import LedgerError
 from bnsweep.sweep.files import clean_scratch, encode_json, link_bytes, read_json, replace_bytes, scratch_file
+from bnsweep.sweep.lease import EXPIRY_SECONDS, RENEW_SECONDS, Lease
 from bnsweep.sweep.records import SCHEMA, check_schema, now
 
 __all__ = ["NAME", "SweepFolder", "unreadable"]
@@ -55,6 +54,7 @@ class SweepFolder:
         """
         self.root = Path(root)
         self.warnings: list[str] = []
+        self._lease: Lease | None = None
         self.name = self._read_marker()
 
     @classmethod
@@ -137,28 +137,37 @@ class SweepFolder:
             ) from error
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the sweep alone; released however the process ends.
+    def exclusive(
+        self, wait: float = 0.0, renew: float = RENEW_SECONDS, expiry: float = EXPIRY_SECONDS
+    ) -> Iterator[None]:
+        """Hold the sweep alone; a process that ends in any way gives it back, or loses it.
+
+        Where another process has taken over meanwhile (this one was stopped for longer than ``expiry``),
+        the main thread is interrupted as by Ctrl-C, and leaving raises :class:`LedgerBusyError`.
+
+        Args:
+            wait: Seconds to wait for a living holder, as a second attempt of a job does.
+            renew: Seconds between two signs of life.
+            expiry: Seconds without one after which another process takes over.
 
         Raises:
-            LedgerBusyError: If another process holds it; the message says which.
+            LedgerBusyError: If another process holds it, or has taken over; the message says which.
         """
-        path = self.root / "driver.lock"
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise LedgerBusyError(
-                    f"Sweep {self.name} must be run by one process at a time, but {holder} is at it. Wait "
-                    "for it, or stop it; bnsweep status shows how far it is."
-                ) from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}\n")
-            file.flush()
+        lease = Lease(self.root, self.name, renew, expiry)
+        lease.take(wait)
+        self._lease = lease
+        try:
             yield
-            file.truncate(0)
+        finally:
+            self._lease = None
+            lease.release()
+            if lease.lost:
+                lease.check()
+
+    def _fence(self) -> None:
+        """Refuse to write for a driver whose lease another one has taken over; workers hold none."""
+        if self._lease is not None:
+            self._lease.check()
 
     def _check_writable(self) -> None:
         for folder in ("trials", "packs", "tracking"):

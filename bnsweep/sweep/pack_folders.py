@@ -35,7 +35,11 @@ class PackFolders(SweepFolder):
 
         Returns:
             Whether it is new; one that is there already stays as it is.
+
+        Raises:
+            LedgerBusyError: If another process has taken over the sweep.
         """
+        self._fence()
         folder = self._make(self.pack_dir(pack_id))
         encoded = encode_json({"schema": SCHEMA, **content})
         return link_bytes(folder / "pack.json", encoded, self._scratch)
@@ -190,6 +194,7 @@ class PackFolders(SweepFolder):
 
     def write_decision(self, pack_id: str, step: int, stop: bool) -> None:
         """Tell the worker at a pack whether it goes on from a rung; the first word counts."""
+        self._fence()
         path = self.pack_dir(pack_id) / f"decision.{step}.json"
         link_bytes(path, encode_json({"schema": SCHEMA, "stop": stop}), self._scratch)
 
