@@ -15,6 +15,7 @@ import re
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
         if self._highest()[0] == self._epoch:
-            self._write({"released": True})
+            with suppress(LedgerError):  # a full disk: it expires, at once where this process has ended
+                self._write({"released": True})
 
     def _claim(self, epoch: int) -> bool:
         content = {

@@ -140,7 +140,9 @@ def test_a_clock_that_jumped_neither_frees_nor_keeps_a_sweep(ledger: Ledger, hou
         while not moves.wait(0.05):
             counter += 1
             path = ledger.root / "lease" / ".new"
-            path.write_text(json.dumps({"process": 1, "host": "far", "counter": counter, "renewed_at": stamp}))
+            path.write_text(
+                json.dumps({"process": 1, "host": "far", "counter": counter, "renewed_at": stamp})
+            )
             path.rename(ledger.root / "lease" / "00000004.json")
 
     thread = threading.Thread(target=live)
