@@ -26,6 +26,7 @@ from bnsweep.execution import (
     measurements,
     worker_count,
 )
+from bnsweep.guards import agree, changes_since, claims_of, stop_on_request
 from bnsweep.sweep import Plan, SweepSpec, load_spec, make_plan
 from bnsweep.sweep.objectives import Goal
 from bnsweep.sweep.plan import kinds_of_trials
@@ -53,6 +54,7 @@ __all__ = [
     "results",
     "run",
     "status",
+    "stop",
     "sync",
 ]
 
@@ -211,6 +213,7 @@ def run(
     storage: str | None = None,
     root: Path | None = None,
     retry_failed: bool = False,
+    accept_changes: bool = False,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
     begin: Callable[[int], None] | None = None,
@@ -223,6 +226,7 @@ def run(
         storage: Folder of results, instead of the file's.
         root: The sweep's own folder, where that exists already, instead of ``storage``.
         retry_failed: Take up the trials that failed before; otherwise they stay failed.
+        accept_changes: Go on although claims, data or the code's numbers changed since there are results.
         progress: Called with the workers' progress.
         say: Called with sentences for people.
         begin: Called with the number of trials to run, before the first starts.
@@ -239,7 +243,7 @@ def run(
     spec = load(source)
     wanted = make_plan(spec)
     _refuse_unprepared(wanted)
-    return _run(spec, wanted, runner, storage, root, retry_failed, progress, say, begin)
+    return _run(spec, wanted, runner, storage, root, retry_failed, accept_changes, progress, say, begin)
 
 
 def confirm(
@@ -250,6 +254,7 @@ def confirm(
     runner: Runner | None = None,
     storage: str | None = None,
     retry_failed: bool = False,
+    accept_changes: bool = False,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
     begin: Callable[[int], None] | None = None,
@@ -266,6 +271,7 @@ def confirm(
         runner: As for :func:`run`, like all that follow.
         storage: Folder of results to look in.
         retry_failed: Take up the trials that failed before.
+        accept_changes: Go on although the code's numbers changed since there are results.
         progress: Called with the workers' progress.
         say: Called with sentences for people.
         begin: Called with the number of trials to run.
@@ -296,7 +302,18 @@ def confirm(
     text = f"# bnsweep confirm {ledger.name} --top {top} --seeds {seeds}\n"
     wanted = Plan(called, trials, found.names, fresh, len(trials), said)
     spec = replace(spec, name=called, method="grid", early_stop={}, description=said, seeds=fresh, text=text)
-    return _run(spec, wanted, runner, str(ledger.root.parent), None, retry_failed, progress, say, begin)
+    return _run(
+        spec,
+        wanted,
+        runner,
+        str(ledger.root.parent),
+        None,
+        retry_failed,
+        accept_changes,
+        progress,
+        say,
+        begin,
+    )
 
 
 def _run(
@@ -306,6 +323,7 @@ def _run(
     storage: str | None,
     root: Path | None,
     retry_failed: bool,
+    accept_changes: bool,
     progress: Callable[[Progress], None] | None,
     say: Callable[[str], None] | None,
     begin: Callable[[int], None] | None,
@@ -325,6 +343,8 @@ def _run(
         unasked = max(0, wanted.condition_count - asked) * len(wanted.seeds)
     left, skipped = _left(planned, before, retry_failed)
     tell(_opening(wanted, len(left) + unasked, skipped))
+    if before:
+        agree(changes_since(spec, planned, before), accept_changes, tell)
     uri = _tracking_uri(spec, place.parent)
     found = None
     if left or unasked:
@@ -342,12 +362,37 @@ def _run(
     elif uri is not None:
         uri = _reachable(uri, tell)
     ledger = Ledger(place) if root else Ledger.open(place.parent, spec.name, create=True)
-    with ledger.exclusive():
-        stored = _stored_plan(spec, wanted) | {"claims": _frozen(spec, ledger)}
+    with ledger.exclusive(), stop_on_request(ledger):
+        stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
         ledger.write_sweep(spec.text or _text(spec), stored)
         execution = Execution(spec, planned, ledger, runner, progress or (lambda _: None), tell, began)
         start = begin or (lambda _: None)
         return execution.run(left, found, uri, lambda count: start(count + unasked))
+
+
+def stop(name: str | PathLike[str], storage: str | None = None, patience: float = 15.0) -> bool:
+    """Ask the process that runs a sweep, here or on another machine, to stop at its next checkpoint.
+
+    Args:
+        name: The sweep, as for :func:`find_ledger`.
+        storage: Folder of results to look in.
+        patience: Seconds in which a process that runs the sweep has to answer.
+
+    Returns:
+        Whether one has taken note; ``False`` where nobody runs the sweep.
+
+    Raises:
+        LedgerError: If there is no such sweep, or its folder cannot be written.
+    """
+    ledger = find_ledger(name, storage)
+    ledger.request_stop()
+    end = time.monotonic() + patience
+    while ledger.stop_requested:
+        if time.monotonic() > end:
+            ledger.clear_stop()
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def status(name: str | PathLike[str], storage: str | None = None) -> Status:
@@ -504,13 +549,6 @@ def _text(spec: SweepSpec) -> str:
     from bnsweep.sweep import to_yaml
 
     return to_yaml(spec.to_dict())
-
-
-def _frozen(spec: SweepSpec, ledger: Ledger) -> dict[str, Any]:
-    from bnsweep.analysis.claims import freeze
-
-    known = (ledger.root / "plan.json").exists()
-    return freeze(spec, ledger.plan() if known else {}, known and bool(ledger.done()))
 
 
 def _stored_plan(spec: SweepSpec, wanted: Plan) -> dict[str, Any]:

@@ -16,6 +16,7 @@ VERBS = {
     "plan": "show what would run; starts nothing",
     "run": "make the ledger match the plan, here; again to resume or to extend",
     "resume": "go on with a sweep from its stored file",
+    "stop": "ask the process that runs a sweep to stop at its next checkpoint",
     "confirm": "train the best conditions of a search again, with fresh seeds",
     "status": "say where a sweep stands",
     "report": "write tables, figures and the page of a sweep",

@@ -30,6 +30,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--in-process", action="store_true", help="train here, one pack after another, without Ray"
     )
     parser.add_argument("--retry-failed", action="store_true", help="take up the trials that failed before")
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="go on although claims, data or the code's numbers are not those of the finished trials",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
@@ -74,6 +79,7 @@ def carry_out(arguments: argparse.Namespace, verb: Callable[..., Any]) -> int:
         runner=runner,
         storage=arguments.storage,
         retry_failed=arguments.retry_failed,
+        accept_changes=arguments.accept_changes,
         progress=line.update,
         say=line.say,
         begin=line.begin,

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from bnsweep.sweep import Plan
 from bnsweep.sweep.forecast import Measured
 from bnsweep.sweep.ledger import Ledger
-from bnsweep.sweep.packs import by_signature, halve
+from bnsweep.sweep.packs import by_signature
 from bnsweep.trial import TrialConfig
 
 from .source import Unit, calibration_unit, pack_unit
-from .work import Progress, abandon_pack, unit_key
+from .work import Progress, abandon_pack, divide_pack, may_be_divided, unit_key
 
 __all__ = ["PlannedPacks"]
 
@@ -112,26 +112,27 @@ class PlannedPacks:
                 )
 
     def finished(self, unit: Unit, progress: Progress) -> None:
-        """Take note of a calibration, or divide a pack that does not fit in memory."""
+        """Take note of a calibration, or divide a pack that does not fit in memory or failed."""
         self._measuring.discard(unit_key(unit))
-        if progress.too_large:
-            self._units += self._divide(unit["pack"])
+        if progress.too_large or progress.retry:
+            self._divide(unit["pack"], alone=progress.retry)
 
-    def _divide(self, pack_id: str) -> list[Unit]:
-        halves = halve(self.ledger.read_pack(pack_id))
-        for pack, content in halves:
-            self.ledger.write_pack(pack.pack_id, content)
-        self.ledger.close_pack(pack_id)
-        sizes = " and ".join(str(len(pack.members)) for pack, _ in halves)
-        self.tell(f"note: a pack did not fit in memory: it was divided into packs of {sizes}")
-        return [pack_unit(pack.pack_id) for pack, _ in halves]
+    def _divide(self, pack_id: str, *, alone: bool) -> None:
+        parts = divide_pack(self.ledger, pack_id, alone=alone)
+        self._units += [pack_unit(part) for part, _ in parts]
+        if alone:
+            self.tell(f"note: a pack of {len(parts)} failed: each of its trials is tried once more, alone")
+        else:
+            sizes = " and ".join(str(len(members)) for _, members in parts)
+            self.tell(f"note: a pack did not fit in memory: it was divided into packs of {sizes}")
 
     def lost(self, unit: Unit, cause: str) -> Progress:
         """Give up a unit whose worker was lost again and again: divide a pack, or record its failure."""
         self._measuring.discard(unit_key(unit))
         if "pack" not in unit:
             return Progress(unit_key(unit), 0, 0, 0, finished=True, error=cause)
-        if "memory" in cause.lower() and len(self.ledger.read_pack(unit["pack"])["members"]) > 1:
-            self._units += self._divide(unit["pack"])
-            return Progress(unit["pack"], 0, 0, 0, finished=True, too_large=True)
-        return abandon_pack(self.ledger, unit["pack"], cause)
+        alone = may_be_divided(self.ledger, unit["pack"], cause)
+        if alone is None:
+            return abandon_pack(self.ledger, unit["pack"], cause)
+        self._divide(unit["pack"], alone=alone)
+        return Progress(unit["pack"], 0, 0, 0, finished=True, too_large=not alone, retry=alone)

@@ -9,12 +9,12 @@ from bnsweep.search import Suggestion
 from bnsweep.sweep import Plan
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.objectives import Goal
-from bnsweep.sweep.packs import Pack, by_signature, halve
+from bnsweep.sweep.packs import Pack, by_signature
 from bnsweep.sweep.records import Record
 from bnsweep.trial import TrialConfig, TrialState
 
 from .source import Unit, pack_unit
-from .work import Progress, abandon_pack
+from .work import Progress, abandon_pack, divide_pack, may_be_divided
 
 __all__ = ["PACK_SIZE", "PlannedConditions", "SearchSource", "Suggester"]
 
@@ -158,19 +158,20 @@ class SearchSource:
         return units
 
     def finished(self, unit: Unit, progress: Progress) -> None:
-        """End the conditions of a pack, or divide a pack that does not fit in memory."""
+        """End the conditions of a pack, or divide a pack that does not fit in memory or failed."""
         members = self._live.pop(unit["pack"], set())
-        if progress.too_large:
-            self._divide(unit["pack"])
+        if progress.too_large or progress.retry:
+            self._divide(unit["pack"], alone=progress.retry)
             return
         self._note(members)
 
     def lost(self, unit: Unit, cause: str) -> Progress:
         """Give up a pack whose worker was lost again and again."""
-        if "memory" in cause.lower() and len(self._live[unit["pack"]]) > 1 and self.rule is None:
+        alone = may_be_divided(self.ledger, unit["pack"], cause)
+        if alone is not None:
             self._live.pop(unit["pack"])
-            self._divide(unit["pack"])
-            return Progress(unit["pack"], 0, 0, 0, finished=True, too_large=True)
+            self._divide(unit["pack"], alone=alone)
+            return Progress(unit["pack"], 0, 0, 0, finished=True, too_large=not alone, retry=alone)
         progress = abandon_pack(self.ledger, unit["pack"], cause)
         self._note(self._live.pop(unit["pack"], set()))
         return progress
@@ -248,11 +249,9 @@ class SearchSource:
         self._live[pack_id] = members
         self._units.append(pack_unit(pack_id))
 
-    def _divide(self, pack_id: str) -> None:
-        for pack, content in halve(self.ledger.read_pack(pack_id)):
-            self.ledger.write_pack(pack.pack_id, content)
-            self._take(pack.pack_id, set(pack.members))
-        self.ledger.close_pack(pack_id)
+    def _divide(self, pack_id: str, *, alone: bool) -> None:
+        for part, members in divide_pack(self.ledger, pack_id, alone=alone):
+            self._take(part, members)
 
     # -- ends ------------------------------------------------------------------------------------
 

@@ -135,9 +135,9 @@ class PackSearcher(Searcher):
         self.source, self.workers, self.supply = source, workers, supply
         self.left: list[Unit] = []
         self.live: dict[str, dict[str, Unit]] = {}
-        self.losses: dict[str, int] = {}
+        self.losses: dict[str, list[int]] = {}
+        self.steps: dict[str, int] = {}
         self.abandoned: list[Progress] = []
-        self.cause = "unknown"
         self.durations: list[float] = []
         self.supplies = 0
 
@@ -175,17 +175,26 @@ class PackSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Forget a finished suggestion; take back the unfinished units of a lost worker."""
-        units = self.live.pop(trial_id, {})
+        """Forget a finished suggestion; a lost one is dealt with by :meth:`lost`, which knows the cause."""
         if not error:
-            return
-        for key, unit in units.items():
-            self.losses[key] = self.losses.get(key, 0) + 1
-            if self.losses[key] < MAX_LOSSES:
-                self.left.append(unit)
-            else:
-                reason = f"its worker ended {MAX_LOSSES} times without a word: {self.cause}"
-                self.abandoned.append(self.source.lost(unit, reason))
+            self.live.pop(trial_id, None)
+
+    def lost(self, trial_id: str, cause: str) -> None:
+        """Take back the unfinished units of a lost worker.
+
+        A worker that went down with its machine says nothing about its units. One that ended by itself
+        counts against them where it made no progress since the last time: three deaths at one step
+        are the unit's own fault.
+        """
+        for key, unit in self.live.pop(trial_id, {}).items():
+            if not _machine_lost(cause):
+                deaths = self.losses.setdefault(key, [])
+                deaths.append(self.steps.get(key, 0))
+                if deaths[-MAX_LOSSES:] == [deaths[-1]] * MAX_LOSSES:
+                    reason = f"its worker ended {MAX_LOSSES} times without a word: {cause}"
+                    self.abandoned.append(self.source.lost(unit, reason))
+                    continue
+            self.left.append(unit)
         self._restock()
 
     def finished(self, trial_id: str, progress: Progress) -> None:
@@ -221,6 +230,7 @@ class _Watch(tune.Callback):
         try:
             for content in result.get("progress", ()):
                 progress = Progress(**content)
+                self.searcher.steps[progress.pack_id] = progress.step
                 if progress.finished:
                     self.searcher.finished(trial.trial_id, progress)
                 self.report(progress)
@@ -228,12 +238,12 @@ class _Watch(tune.Callback):
             logging.getLogger(__name__).exception("progress could not be shown")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Keep the last line of why a worker was lost."""
+        """Hand out again what a lost worker had."""
         try:
             lines = str(trial.get_error()).strip().splitlines()
-            self.searcher.cause = lines[0] if lines else "unknown"
+            self.searcher.lost(trial.trial_id, " ".join(lines[:3]) if lines else "unknown")
         except Exception:
-            logging.getLogger(__name__).exception("the cause of a lost worker could not be read")
+            logging.getLogger(__name__).exception("the units of a lost worker could not be handed out again")
 
 
 class TuneRunner:
@@ -314,6 +324,12 @@ class TuneRunner:
             ),
         )
         tuner.fit()
+
+
+def _machine_lost(cause: str) -> bool:
+    """Tell whether a worker ended because its machine did, as Ray says it."""
+    words = ("node has died", "node was", "node is dead", "preempt", "drain")
+    return any(word in cause.lower() for word in words)
 
 
 @contextmanager

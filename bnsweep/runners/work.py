@@ -18,9 +18,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnsweep.errors import BnsweepError, LedgerError
 from bnsweep.sweep.curves import CurveRow
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.objectives import Goal
+from bnsweep.sweep.packs import divide
 from bnsweep.sweep.records import Record, now
 from bnsweep.trial import TrialConfig, TrialState
 
@@ -30,7 +32,15 @@ if TYPE_CHECKING:
     from bnsweep.data import Dataset
     from bnsweep.training import Outcome, PackTrainer
 
-__all__ = ["PackWorker", "Progress", "WorkerContext", "abandon_pack", "unit_key"]
+__all__ = [
+    "PackWorker",
+    "Progress",
+    "WorkerContext",
+    "abandon_pack",
+    "divide_pack",
+    "may_be_divided",
+    "unit_key",
+]
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class Progress:
         states: Trials by state, once finished.
         error: Last line of the traceback, if the pack failed.
         too_large: Whether the pack does not fit in memory, and has to be divided; nothing failed.
+        retry: Whether the pack failed, and its members have to be tried once more, each alone.
         value: The condition's objective, where the pack waits at a rung for a decision.
         pid: The worker's process.
         peak_mb: The most memory that process has held so far, in MB.
@@ -82,6 +93,7 @@ class Progress:
     states: dict[str, int] = field(default_factory=dict)
     error: str = ""
     too_large: bool = False
+    retry: bool = False
     value: float | None = None
     pid: int = field(default_factory=os.getpid)
     peak_mb: float = field(default_factory=lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -117,6 +129,7 @@ class PackWorker:
         self._rows: dict[str, list[CurveRow]] = {}
         self._failure: Progress | None = None
         self._rungs: set[int] = set()
+        self._alone = False
         self._goal: Goal | None = None
 
     @property
@@ -165,7 +178,7 @@ class PackWorker:
         self._pack_id, self._trials, self._trainer, self._failure = pack_id, [], None, None
         self._started = self._checkpointed = time.monotonic()
         self._attempts = [{"started": now(), "host": platform.node(), "pack_id": pack_id, "from_step": 0}]
-        self._sealed, self._rows, self._rungs = 0, {}, set()
+        self._sealed, self._rows, self._rungs, self._alone = 0, {}, set(), False
         try:
             if not self.ledger.has_pack(pack_id):
                 self._failure = Progress(pack_id, 0, 0, 0, finished=True)  # done by a worker that was lost
@@ -174,7 +187,7 @@ class PackWorker:
             self._device = str(pack["device"])
             self._trials = [TrialConfig.from_dict(content) for content in pack["trials"]]
             self._labels = list(pack["labels"])
-            self._rungs = set(pack.get("rungs", ()))
+            self._rungs, self._alone = set(pack.get("rungs", ())), bool(pack.get("alone"))
             self._goal = Goal.from_dict(pack["goal"]) if self._rungs else None
             self._begin(str(pack["kernel"]))
         except Exception as error:
@@ -348,11 +361,21 @@ class PackWorker:
         )
 
     def _fail(self, error: Exception) -> None:
-        """Write the error being handled as a failure of every member, or ask for smaller packs."""
+        """Write the error being handled as a failure of every member, or ask for smaller packs.
+
+        An error of the code or the network is tried once more with every member alone, which finds the
+        guilty one. Where the ledger refuses, nobody is guilty: the pack stays open for the next run.
+        """
         members = len(self._trials)
         self._trainer = None
+        if isinstance(error, LedgerError):
+            self._failure = Progress(self._pack_id, members, 0, 0, finished=True, error=str(error))
+            return
         if members > 1 and _out_of_memory(error) and not self._rungs:
             self._failure = Progress(self._pack_id, members, 0, 0, finished=True, too_large=True)
+            return
+        if members and not self._alone and not isinstance(error, BnsweepError):
+            self._failure = Progress(self._pack_id, members, 0, 0, finished=True, retry=True)
             return
         self._failure = abandon_pack(self.ledger, self._pack_id, traceback.format_exc())
 
@@ -368,6 +391,37 @@ def _out_of_memory(error: Exception) -> bool:
     """Tell whether the host's or the device's memory was too small, as Python, torch or CUDA say it."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+
+
+def divide_pack(ledger: Ledger, pack_id: str, *, alone: bool) -> list[tuple[str, set[str]]]:
+    """Open the parts of a pack in its place; see :func:`bnsweep.sweep.packs.divide`.
+
+    Returns:
+        Id and members of each part.
+    """
+    parts = divide(ledger.read_pack(pack_id), alone=alone)
+    if parts[0][0].pack_id == pack_id:
+        ledger.close_pack(pack_id)  # the same pack from its start: what it was at made it fail
+    for pack, content in parts:
+        ledger.write_pack(pack.pack_id, content)
+    if parts[0][0].pack_id != pack_id:
+        ledger.close_pack(pack_id)
+    return [(pack.pack_id, set(pack.members)) for pack, _ in parts]
+
+
+def may_be_divided(ledger: Ledger, pack_id: str, cause: str) -> bool | None:
+    """Tell how a pack whose workers ended again and again is divided.
+
+    Returns:
+        ``False`` to halve it, since memory was too small; ``True`` to try each member alone; ``None``
+        if there is nothing left to try.
+    """
+    if not ledger.has_pack(pack_id):
+        return None
+    content = ledger.read_pack(pack_id)
+    if "memory" in cause.lower() and len(content["members"]) > 1 and not content.get("rungs"):
+        return False
+    return None if content.get("alone") else True
 
 
 def abandon_pack(ledger: Ledger, pack_id: str, reason: str) -> Progress:

@@ -70,6 +70,19 @@ class Ledger(PackFolders):
         """Where the mirror remembers which MLflow run is which trial."""
         return self.root / "tracking"
 
+    def request_stop(self) -> None:
+        """Ask whoever runs the sweep to stop."""
+        replace_bytes(self.root / "stop.json", encode_json({"asked_at": now()}), self._scratch)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether somebody asked for a stop that nobody has heeded yet."""
+        return (self.root / "stop.json").exists()
+
+    def clear_stop(self) -> None:
+        """Take back a request to stop, or say that it was heeded."""
+        (self.root / "stop.json").unlink(missing_ok=True)
+
     def write_sweep(self, text: str, plan: Mapping[str, Any]) -> bool:
         """Store the sweep file as submitted, and its plan; an earlier, different one is kept.
 

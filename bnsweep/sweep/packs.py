@@ -11,7 +11,7 @@ from typing import Any
 
 from bnsweep.trial import DEFAULT_KERNEL, MEMBER_PARAMETERS, TrialConfig, short_hash
 
-__all__ = ["Pack", "by_signature", "halve", "make_packs"]
+__all__ = ["Pack", "by_signature", "divide", "make_packs"]
 
 BALANCE = 1.15
 """How much longer than a perfect division of the work the longest worker may take."""
@@ -162,19 +162,27 @@ def _longest(groups: Sequence[_Group], workers: int) -> float:
     return max(ends)
 
 
-def halve(content: Mapping[str, Any]) -> list[tuple[Pack, dict[str, Any]]]:
-    """Divide an open pack that does not fit in memory.
+def divide(content: Mapping[str, Any], *, alone: bool) -> list[tuple[Pack, dict[str, Any]]]:
+    """Divide an open pack.
 
     Args:
-        content: What ``pack.json`` holds of two members or more.
+        content: What ``pack.json`` holds.
+        alone: Give every member a pack of its own, since one of them makes the pack fail; such a pack
+            says so, and is not tried again. Otherwise the pack, of two members or more, does not fit in
+            memory, and is halved.
 
     Returns:
-        Two packs, each with what its ``pack.json`` has to hold.
+        The parts, each with what its ``pack.json`` has to hold. What has rungs is one condition, and
+        stays whole.
     """
-    middle = (len(content["members"]) + 1) // 2
-    halves = []
-    for part in (slice(middle), slice(middle, None)):
-        own = {name: content[name][part] for name in ("members", "trials", "labels")}
+    count = len(content["members"])
+    if alone and content.get("rungs"):
+        return [(Pack.from_dict(dict(content)), {**content, "alone": True})]
+    size = 1 if alone else (count + 1) // 2
+    parts = []
+    for start in range(0, count, size):
+        own = {name: content[name][start : start + size] for name in ("members", "trials", "labels")}
         pack = Pack.from_dict({**content, "members": own["members"]})
-        halves.append((pack, {**pack.to_dict(), "trials": own["trials"], "labels": own["labels"]}))
-    return halves
+        mark = {"alone": True} if alone else {}
+        parts.append((pack, {**pack.to_dict(), "trials": own["trials"], "labels": own["labels"], **mark}))
+    return parts

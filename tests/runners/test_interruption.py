@@ -155,3 +155,105 @@ def test_a_pack_that_kills_its_workers_fails_its_trials(tiny: dict[str, Any], tm
     assert (progress.members, progress.states) == (len(members), {"failed": len(members)})
     assert set(ledger.failed()) == set(members)
     assert packs[0] not in ledger.open_packs()
+
+
+@pytest.mark.parametrize("guilty", [True, False], ids=["each time", "once"])
+def test_an_error_is_tried_once_more_alone_and_only_the_guilty_trial_fails(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guilty: bool
+) -> None:
+    from bnsweep.training import PackTrainer
+
+    whole = api.run(tiny, runner=LocalRunner(), storage=str(tmp_path / "whole"))
+    bad = next(trial.trial_id for trial in api.plan(tiny).trials if trial.parameters["lr"] == 0.5)
+    real, tries = PackTrainer.step, []
+
+    def step(self: PackTrainer) -> None:
+        if self.step_index == 3 and bad in [trial.trial_id for trial in self.trials]:
+            tries.append(len(self.trials))
+            if guilty or len(tries) == 1:
+                raise ValueError("the user's norm has a mistake")
+        real(self)
+
+    monkeypatch.setattr(PackTrainer, "step", step)
+    said: list[str] = []
+    tiny["resources"] = {"kernel": "grouped", "pack_size": 6}
+    outcome = api.run(tiny, runner=LocalRunner(), storage=str(tmp_path / "parts"), say=said.append)
+    assert tries == [6, 1]
+    assert any("each of its trials is tried once more, alone" in text for text in said)
+    assert not list((outcome.root / "packs").iterdir())
+    ledger = Ledger(outcome.root)
+    assert {*ledger.failed()} == ({bad} if guilty else set())
+    assert ledger.done() == {*Ledger(whole.root).done()} - ({bad} if guilty else set())
+    if guilty:
+        assert "the user's norm has a mistake" in ledger.failures(bad)[0]["traceback"]
+        assert outcome.errors == {"ValueError: the user's norm has a mistake": 1}
+
+
+def test_a_ledger_that_refuses_is_nobodys_failure(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bnsweep.errors import LedgerError
+
+    real = Ledger.write_record
+
+    def full(self: Ledger, *arguments: Any) -> bool:
+        raise LedgerError("no space left")
+
+    monkeypatch.setattr(Ledger, "write_record", full)
+    outcome = api.run(tiny, runner=LocalRunner(), storage=str(tmp_path))
+    assert outcome.states == {"pending": 6}
+    assert outcome.exit_code == 1
+    assert "no space left" in "".join(outcome.errors)
+    monkeypatch.setattr(Ledger, "write_record", real)
+    assert api.run(tiny, runner=LocalRunner(), storage=str(tmp_path)).exit_code == 0
+
+
+def test_stop_is_heeded_by_the_process_that_runs_the_sweep(
+    longer: dict[str, Any], write_sweep: Any, tmp_path: Path
+) -> None:
+    longer["parameters"]["steps"] = 20_000
+    command = [sys.executable, "-m", "bnsweep", "run", str(write_sweep(longer)), "--in-process"]
+    process = subprocess.Popen([*command, "--storage", str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "packs; results in" in line:
+            break
+    assert api.stop("tiny", str(tmp_path))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert api.status("tiny", str(tmp_path)).open_packs
+    assert not api.stop("tiny", str(tmp_path), patience=0.3)
+    assert not (tmp_path / "tiny" / "stop.json").exists()
+
+
+def test_what_changed_is_shown_and_what_alters_results_is_refused(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bnsweep.errors import BnsweepError
+
+    def run(**options: Any) -> list[str]:
+        said: list[str] = []
+        api.run(tiny, runner=LocalRunner(), storage=str(tmp_path), say=said.append, **options)
+        return [text for text in said if text.startswith("changed")]
+
+    tiny["parameters"]["lr"] = [0.1, 0.5]
+    assert run() == []
+    assert run() == []
+    tiny["parameters"]["lr"] = [0.1, 0.2]
+    tiny["seeds"] = 3
+    found = run()
+    assert "changed: lr: + 0.2, - 0.5" in found
+    assert "changed: seed: + 2" in found
+    assert "changed: trials: - 2 no longer asked for; 2 results of them are kept, not shown" in found
+    file = tmp_path / "tiny" / "environment.json"
+    content = json.loads(file.read_text())
+    content["packages"]["torch"] = "2.0"
+    file.write_text(json.dumps(content))
+    assert [text.split(" -> ")[0] for text in run()] == ["changed: torch: 2.0"]
+    tiny["claims"] = ["lr_robustness"]
+    tiny["exploratory"] = True
+    before = (tmp_path / "tiny" / "sweep.yaml").read_text()
+    with pytest.raises(BnsweepError, match=r"the claims or their thresholds.*--accept-changes"):
+        run()
+    assert (tmp_path / "tiny" / "sweep.yaml").read_text() == before
+    assert run(accept_changes=True)[-1] == "changed, and accepted: the claims or their thresholds"

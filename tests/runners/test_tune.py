@@ -117,6 +117,7 @@ def test_the_searcher_hands_out_lost_packs_again() -> None:
     assert searcher.suggest("t1") == units("a")
     assert searcher.suggest("t2") == units("b")
     searcher.on_trial_complete("t1", error=True)
+    searcher.lost("t1", "the worker died")
     assert searcher.suggest("t3") == units("c")
     assert searcher.suggest("t4") == units("a")
     assert searcher.suggest("t5") is None
@@ -132,10 +133,23 @@ def test_the_searcher_gives_up_a_pack_that_kills_its_workers() -> None:
     searcher = PackSearcher(source, workers=1)
     for attempt in range(3):
         assert searcher.suggest(f"t{attempt}") == units("a")
-        searcher.on_trial_complete(f"t{attempt}", error=True)
+        searcher.lost(f"t{attempt}", "the worker died")
     assert searcher.suggest("t9") == PackSearcher.FINISHED
     assert [pack for pack, _ in source.given_up] == ["a"]
     assert searcher.abandoned
+
+
+def test_lost_machines_and_deaths_at_different_steps_are_not_the_packs_fault() -> None:
+    source = Given("a")
+    searcher = PackSearcher(source, workers=1)
+    for attempt in range(10):
+        assert searcher.suggest(f"t{attempt}") == units("a")
+        searcher.lost(f"t{attempt}", "The actor died because its node has died. Node Id: 1")
+    for attempt in range(10, 20):
+        assert searcher.suggest(f"t{attempt}") == units("a")
+        searcher.steps["a"] = attempt
+        searcher.lost(f"t{attempt}", "The actor is dead because its worker process has died.")
+    assert not source.given_up
 
 
 def test_short_packs_are_bundled() -> None:
