@@ -39,7 +39,7 @@ def plan_of(seeds: int) -> dict[str, Any]:
 
 @pytest.fixture
 def full_disk() -> Iterator[Callable[[], None]]:
-    """Let no file of this process grow past 4 kB, which fails in the middle of a write as a full disk does."""
+    """Let no file of this process grow past 4 kB: writes fail in the middle, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
@@ -193,7 +193,8 @@ for line in sys.stdin:
     if child == 0:
         step = int(line)
         while True:
-            ledger.save_checkpoint("abc1", step, lambda file: [file.write(b"%07d." % step * 500) for _ in "abcd"])
+            part = b"%07d." % step * 500
+            ledger.save_checkpoint("abc1", step, lambda file: [file.write(part) for _ in range(4)])
             os.write(1, b"%d\\n" % step)
             step += 1
     print("child", child, flush=True)
