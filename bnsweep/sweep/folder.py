@@ -199,6 +199,11 @@ class SweepFolder:
                 f"The results folder must be writable, but making {folder} failed: "
                 f"{error.strerror or error}. Free space or mend the permissions, then run again."
             ) from error
+        if folder.is_symlink():
+            raise LedgerError(
+                f"The ledger must hold its own folders, but {folder} is a symbolic link. Remove it, then run "
+                "again; nothing was written through it."
+            )
         return folder
 
     def _reject(self, paths: Sequence[Path], what: str, reason: str) -> None:
