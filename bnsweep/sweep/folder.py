@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from bnsweep.errors import LedgerError
 from bnsweep.sweep.files import clean_scratch, encode_json, link_bytes, read_json, replace_bytes, scratch_file
@@ -56,6 +56,10 @@ class SweepFolder:
         self.warnings: list[str] = []
         self._lease: Lease | None = None
         self.name = self._read_marker()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy in another process has: everything but the right to write, held by one."""
+        return {**self.__dict__, "_lease": None}
 
     @classmethod
     def open(cls, storage: str | Path, name: str, create: bool = False) -> Self:

@@ -250,6 +250,7 @@ def test_what_changed_is_shown_and_what_alters_results_is_refused(
     content["packages"]["torch"] = "2.0"
     file.write_text(json.dumps(content))
     assert [text.split(" -> ")[0] for text in run()] == ["changed: torch: 2.0"]
+    tiny["parameters"]["norm"] = ["none", "batch"]
     tiny["claims"] = ["lr_robustness"]
     tiny["exploratory"] = True
     before = (tmp_path / "tiny" / "sweep.yaml").read_text()
