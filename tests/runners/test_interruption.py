@@ -58,7 +58,7 @@ def test_ctrl_c_exits_with_3_and_running_again_goes_on(
         time.sleep(4)
         process.send_signal(number)
         began = time.monotonic()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=110)
         assert process.returncode in (0, 3), err
         if process.returncode == 3:
             stops += 1
@@ -219,7 +219,7 @@ def test_stop_is_heeded_by_the_process_that_runs_the_sweep(
         if "packs; results in" in line:
             break
     assert api.stop("tiny", str(tmp_path))
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=110)
     assert process.returncode == 3, err
     assert api.status("tiny", str(tmp_path)).open_packs
     assert not api.stop("tiny", str(tmp_path), patience=0.3)

@@ -106,7 +106,7 @@ def test_a_stopped_holder_is_fenced_when_it_wakes(ledger: Ledger) -> None:
         with ledger.exclusive(wait=20, renew=0.05, expiry=0.5):
             assert epochs(ledger) == [2]
             process.send_signal(signal.SIGCONT)
-            said, _ = process.communicate(timeout=20)
+            said, _ = process.communicate(timeout=110)
             assert process.returncode == 5
             assert f"process {os.getpid()} on" in said and "has taken over" in said
             ledger.write_pack("abc1", {"trials": []})

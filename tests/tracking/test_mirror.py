@@ -252,9 +252,10 @@ def test_live_readings_then_a_killed_mirror_then_sync(ledger: Ledger, uri: str, 
         "abc1", 1, {complete.configs[1].trial_id: complete.rows(complete.configs[1], until=10)}
     )
     mirror = start_mirror(ledger.root, uri)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and len(open_trials(uri)) < 1:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and mirror.alive() and not open_trials(uri):
         time.sleep(0.5)
+    assert mirror.alive(), mirror.log.read_text()
     (live,) = open_trials(uri)
     assert live.info.run_name == "batch lr=0.1 seed=1" and live.data.metrics["test_accuracy"] == 0.6
     os.kill(mirror.pid, signal.SIGKILL)
