@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bnsweep.errors import ServiceError
 from bnsweep.tracking.process import quiet_environment
-from bnsweep.tracking.uris import absolute_uri, check_uri
+from bnsweep.tracking.uris import absolute_uri, check_uri, sqlite_path
 
 __all__ = ["UiServer", "free_port", "start_ui", "ui_command", "ui_environment"]
 
@@ -132,4 +132,9 @@ def start_ui(uri: str, storage: Path | str, port: int | None = None) -> UiServer
     check_uri(uri)
     if uri.startswith(("http://", "https://")):
         return absolute_uri(uri)
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        from bnsweep.tracking.runs import connect
+
+        connect(uri)  # a server and a mirror that make the same tables at once leave half of them
     return UiServer(uri, storage, free_port() if port is None else port)

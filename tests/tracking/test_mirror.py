@@ -45,7 +45,7 @@ def mirror_once(ledger: Ledger, uri: str, seconds: float = 30) -> dict[str, Any]
 
 
 def all_runs(uri: str, kind: str | None = None) -> list[Run]:
-    client = MlflowClient(uri)
+    client = connect(uri)
     experiment = client.get_experiment_by_name("demo")
     runs = client.search_runs([experiment.experiment_id], "", ViewType.ACTIVE_ONLY, 1000)
     return [run for run in runs if kind in (None, run.data.tags["bnsweep.kind"])]
@@ -53,7 +53,7 @@ def all_runs(uri: str, kind: str | None = None) -> list[Run]:
 
 def contents(uri: str) -> dict[str, Any]:
     """Everything that MLflow shows of the sweep, without ids and clocks."""
-    client, shown = MlflowClient(uri), {}
+    client, shown = connect(uri), {}
     for run in all_runs(uri):
         points = {
             name: [
@@ -91,7 +91,7 @@ def test_a_trial_is_shown_in_full(ledger: Ledger, uri: str, complete: Complete) 
         "batch",
         "true",
     )
-    history = MlflowClient(uri).get_metric_history(run.info.run_id, "ics/l2")
+    history = connect(uri).get_metric_history(run.info.run_id, "ics/l2")
     assert [(m.step, m.value, m.timestamp) for m in history] == [
         (row.step, row.value, row.time_ms)
         for row in complete.rows(config)
@@ -177,7 +177,7 @@ def test_sending_over_a_half_sent_run_doubles_nothing(ledger: Ledger, uri: str, 
     complete()
     mirror_once(ledger, uri)
     first = contents(uri)
-    client = MlflowClient(uri)
+    client = connect(uri)
     for run in all_runs(uri):
         client.update_run(run.info.run_id, "RUNNING")
     mirror_once(ledger, uri)
@@ -189,7 +189,7 @@ def test_a_second_run_of_one_trial_is_removed(ledger: Ledger, uri: str, complete
     mirror_once(ledger, uri)
     (run,) = all_runs(uri, "trial")
     tags = {name: run.data.tags[name] for name in ("bnsweep.kind", "bnsweep.trial_id", "mlflow.parentRunId")}
-    MlflowClient(uri).create_run(run.info.experiment_id, None, tags, "again")
+    connect(uri).create_run(run.info.experiment_id, None, tags, "again")
     mirror_once(ledger, uri)
     assert [found.info.run_id for found in all_runs(uri, "trial")] == [run.info.run_id]
 
@@ -198,7 +198,7 @@ def test_deleted_runs_and_experiments_come_back(ledger: Ledger, uri: str, comple
     complete()
     mirror_once(ledger, uri)
     first = contents(uri)
-    client = MlflowClient(uri)
+    client = connect(uri)
     for run in all_runs(uri, "trial")[:2]:
         client.delete_run(run.info.run_id)
     client.delete_experiment(run.info.experiment_id)
@@ -273,7 +273,7 @@ def test_live_readings_then_a_killed_mirror_then_sync(ledger: Ledger, uri: str, 
 
 
 def open_trials(uri: str) -> list[Run]:
-    client = MlflowClient(uri)
+    client = connect(uri)
     if client.get_experiment_by_name("demo") is None:
         return []
     return [run for run in all_runs(uri, "trial") if run.info.status == "RUNNING"]
