@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from bnsweep.analysis import Report
     from bnsweep.runners import Preflight, Progress, Source, WorkerContext
     from bnsweep.runners.search_source import SearchSource
-    from bnsweep.search import Search
+    from bnsweep.search import Search, StudyMirrorProcess
+    from bnsweep.search.warm_start import Known
     from bnsweep.sweep.ledger import Ledger
     from bnsweep.tracking import Summary
 
@@ -39,6 +40,9 @@ __all__ = [
 
 MIRROR_SECONDS = 120.0
 """How long the end of a run waits for a tracking store that does not answer."""
+
+STUDY_SECONDS = 15.0
+"""How long the end of a run waits for a study's database that does not answer."""
 
 STOP_SECONDS = 3.0
 """How long an interrupted run waits for it: what is missing is sent by the next run, or by sync."""
@@ -88,7 +92,13 @@ class Outcome:
 
 
 class Execution:
-    """One run of a sweep: its packs, and the errors met on the way."""
+    """One run of a sweep: its packs, and the errors met on the way.
+
+    Attributes:
+        known: What a search that begins now knows already; set it before :meth:`run`.
+    """
+
+    known: Known | None = None
 
     def __init__(
         self,
@@ -106,6 +116,7 @@ class Execution:
         self.errors: dict[str, int] = {}
         self.device = device_type(spec)
         self._rung: SearchSource | None = None
+        self._study: StudyMirrorProcess | None = None
 
     def run(
         self,
@@ -129,6 +140,8 @@ class Execution:
             if finished:
                 made = _report(self.ledger, self.tell)
         finally:
+            if self._study:
+                self.tell(str(self._study.finish(STUDY_SECONDS if finished else STOP_SECONDS)))
             if mirror:
                 tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
         if self.spec.method == "optuna":
@@ -171,9 +184,12 @@ class Execution:
         return self._rung
 
     def _optuna(self) -> Search:
-        from bnsweep.search import Search
+        from bnsweep.search import Search, StudyMirrorProcess
 
-        return Search(self.spec, self.ledger.search_log, expander(self.spec))
+        search = Search(self.spec, self.ledger.search_log, expander(self.spec), self.known)
+        if uri := self.spec.search.get("storage"):  # after the events were read, and mended if they had to be
+            self._study = StudyMirrorProcess(self.ledger.root, uri)
+        return search
 
     def train(self, source: Source) -> bool:
         """Let the runner do what there is to do; return whether all was tried."""

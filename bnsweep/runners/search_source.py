@@ -266,9 +266,11 @@ class SearchSource:
         for number, one in list(self._waiting.items()):
             if all(trial_id in self._done or trial_id in self._failed for trial_id in one.trial_ids):
                 records = list(self.ledger.records(one.trial_ids))
-                self.search.end(number, records)
-                if len(records) == len(one.trials):
+                if len(records) == len(
+                    one.trials
+                ):  # before the end is written: what has ended is not looked at
                     self._tell_rule(one.trials[0].condition_id, records)
+                self.search.end(number, records)
                 del self._waiting[number]
 
     def _tell_rule(self, condition: str, records: Sequence[Record]) -> None:

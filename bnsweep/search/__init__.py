@@ -3,11 +3,22 @@
 The only package that imports Optuna; it knows neither Ray nor torch. Importing it costs nothing.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from bnsweep.sweep.spec import SweepSpec
 
+from .process import Shown, StudyMirrorProcess, show_study
 from .search import Search, Suggestion
 
-__all__ = ["Search", "Suggestion", "check"]
+if TYPE_CHECKING:
+    from bnsweep.sweep.ledger import Ledger
+
+    from .warm_start import Known
+
+__all__ = ["Search", "Shown", "StudyMirrorProcess", "Suggestion", "check", "show_study", "warm_start"]
 
 
 def check(spec: SweepSpec) -> None:
@@ -23,3 +34,22 @@ def check(spec: SweepSpec) -> None:
         from .samplers import check_sampler
 
         check_sampler(spec)
+
+
+def warm_start(spec: SweepSpec, find: Callable[[str], Ledger]) -> Known:
+    """Read what a search shall know before it begins, as its key ``search.warm_start`` says.
+
+    Args:
+        spec: A spec with that key.
+        find: Returns the ledger of a sweep's name or path.
+
+    Raises:
+        BnsweepError: If the source cannot be read, or nothing of it fits.
+    """
+    from .warm_start import know_ledger, know_study
+
+    source = str(spec.search["warm_start"])
+    if "://" in source:
+        uri, _, name = source.rpartition("#")
+        return know_study(spec, uri, name)
+    return know_ledger(spec, find(source))

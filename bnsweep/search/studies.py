@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,8 +56,7 @@ class SearchStudy:
     def __init__(self, spec: SweepSpec) -> None:
         self.spec, self.space = spec, Space(spec.parameters)
         self.name = name_of(spec)
-        self.priors = 0
-        self.changed: Callable[[FrozenTrial], None] = lambda _: None
+        self._known: list[FrozenTrial] = []
         self._storage = InMemoryStorage()
         with quiet():
             self.study = optuna.create_study(
@@ -78,7 +77,6 @@ class SearchStudy:
         trial = self._trial(number)
         after = self._storage.get_study_system_attrs(self._id)
         added = {name: value for name, value in after.items() if before.get(name) != value}
-        self.changed(trial)
         if self.name in ASKED_AGAIN:
             return Asked(condition, trial.params, {}, {})
         return Asked(condition, trial.params, dict(trial.system_attrs), added)
@@ -106,18 +104,19 @@ class SearchStudy:
         self._storage.create_new_trial(self._id, template_trial=trial)
         for name, value in event["study"].items():
             self._storage.set_study_system_attr(self._id, name, value)
-        self.changed(self._trial(number))
 
-    def know(self, parameters: Mapping[str, Any], values: Sequence[float]) -> None:
-        """Add a finished trial of another search; call it before the first suggestion."""
-        self.study.add_trial(
-            create_trial(
-                values=list(values),
+    def know(self, observations: Sequence[Mapping[str, Any]]) -> None:
+        """Add what is known of another search; call it before the first suggestion."""
+        for one in observations:
+            parameters = one["parameters"]
+            known = create_trial(
+                values=list(one["values"]),
                 params=dict(parameters),
                 distributions={name: self.space.distributions[name] for name in parameters},
+                constraints=dict(one["excess"]),
             )
-        )
-        self.priors += 1
+            self.study.add_trial(known)
+            self._known.append(known)
 
     def tell(self, number: int, event: Mapping[str, Any]) -> None:
         """Tell the sampler how a suggestion ended, as its event says."""
@@ -133,18 +132,17 @@ class SearchStudy:
             self._storage.set_trial_intermediate_value(key, int(event["step"]), values[0])
         with quiet():
             told = values if state is TrialState.COMPLETE else None
-            self.study.tell(self.priors + number, told, state=state)
-        self.changed(self._trial(number))
+            self.study.tell(len(self._known) + number, told, state=state)
 
     def _sampler(self, number: int) -> BaseSampler:
         if self.name == "qmc":
             self._points = self._points or sampler_for(self.spec, self.space, 0)
             assert isinstance(self._points, PointSampler)
             return self._points
-        return sampler_for(self.spec, self.space, number)
+        return sampler_for(self.spec, self.space, number, self._known)
 
     def _key(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._id, self.priors + number)
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, len(self._known) + number)
 
     def _trial(self, number: int) -> FrozenTrial:
         return self._storage.get_trial(self._key(number))

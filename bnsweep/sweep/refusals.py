@@ -33,14 +33,6 @@ class Refusal:
 
 NOT_BUILT: tuple[Refusal, ...] = (
     Refusal(
-        "search", lambda value: "storage" in value, "must be without storage",
-        "showing the study in a database is not built yet: the report shows the search",
-    ),
-    Refusal(
-        "search", lambda value: "warm_start" in value, "must be without warm_start",
-        "starting from another search is not built yet: give both the same name and raise num_trials",
-    ),
-    Refusal(
         "keep_checkpoints", lambda value: value is True, "must be false or absent",
         "going on from a finished trial is not built yet: a larger number of steps is a new trial",
     ),

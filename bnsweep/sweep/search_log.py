@@ -23,8 +23,8 @@ _NAME = re.compile(r"[0-9]{8}\.json")
 class SearchLog:
     """The events of one search, oldest first; each is a mapping with the key ``event``.
 
-    Events: ``begin`` (settings that must not change), ``prior`` (a trial the sampler knew before),
-    ``suggest``, ``rung`` (a report and what was decided), ``end``.
+    Events: ``begin`` (settings that must not change, and what the sampler knew before), ``suggest``,
+    ``rule``, ``rung`` (a report and what was decided), ``ran``, ``end``.
 
     Args:
         folder: Where they lie.
@@ -49,19 +49,23 @@ class SearchLog:
         and the search goes on from there. Finished trials are kept, as records of their own.
         """
         while True:
-            path = self._path(len(self._events))
+            number = len(self._events)
+            path = self._path(number)
             try:
                 event = read_json(path)
                 check_schema(event, path)
                 self._events.append(event)
+                continue
             except FileNotFoundError:
-                break
+                pass
             except ValueError as error:
-                self._cut(len(self._events), str(error))
-                break
-        if self.folder.is_dir() and any(n > len(self._events) for n in self._numbers()):
-            self._cut(len(self._events), "an event is absent")
-        return self._events
+                self._cut(number, str(error))
+                return self._events
+            if not self.folder.is_dir() or not any(n > number for n in self._numbers()):
+                return self._events
+            if not path.exists():  # else it was written since we looked
+                self._cut(number, "an event is absent")
+                return self._events
 
     def append(self, event: str, **content: Any) -> dict[str, Any]:
         """Write the next event.
