@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import optuna
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 
 from bnsweep.errors import BnsweepError, Mistake
 
-__all__ = ["driver_mistake", "first_line", "open_storage", "read_study", "sqlite_file", "without_secrets"]
+__all__ = [
+    "closing",
+    "driver_mistake",
+    "first_line",
+    "open_storage",
+    "read_study",
+    "sqlite_file",
+    "without_secrets",
+]
 
 BUSY_SECONDS = 3
 """How long one statement waits for a locked or silent database; whoever calls tries again or gives up."""
@@ -57,6 +68,16 @@ def open_storage(uri: str, seconds: int = BUSY_SECONDS) -> RDBStorage:
     return RDBStorage(_url(uri), engine_kwargs={"connect_args": _patience(uri, seconds)})
 
 
+@contextmanager
+def closing(storage: RDBStorage) -> Iterator[RDBStorage]:
+    """Close the connections to a database at the end."""
+    try:
+        yield storage
+    finally:
+        storage.scoped_session.remove()
+        storage.engine.dispose()
+
+
 def _url(uri: str) -> str:
     """Return the URI with an absolute file, or with the driver that we ask for."""
     file = sqlite_file(uri)
@@ -73,8 +94,10 @@ def _patience(uri: str, seconds: int, options: str = "") -> dict[str, Any]:
     return {"connect_timeout": seconds, "options": f"{limits}{options}"}
 
 
-def read_study(uri: str, name: str, seconds: int = 60) -> optuna.Study:
-    """Open a study to be read; the database is not changed, nor made.
+def read_study(
+    uri: str, name: str, seconds: int = 60
+) -> tuple[list[StudyDirection], list[optuna.trial.FrozenTrial]]:
+    """Return the directions and trials of a study; the database is not changed, nor made.
 
     Raises:
         BnsweepError: If there is no such database or study, or it cannot be read.
@@ -86,10 +109,11 @@ def read_study(uri: str, name: str, seconds: int = 60) -> optuna.Study:
     if file is not None:
         url = f"sqlite:///file:{quote(str(file))}?mode=ro&uri=true"
     try:
-        storage = RDBStorage(url, {"connect_args": arguments}, skip_table_creation=True)
-        names = [found.study_name for found in storage.get_all_studies()]
-        if name in names:
-            return optuna.load_study(study_name=name, storage=storage)
+        with closing(RDBStorage(url, {"connect_args": arguments}, skip_table_creation=True)) as storage:
+            names = [found.study_name for found in storage.get_all_studies()]
+            if name in names:
+                key = storage.get_study_id_from_name(name)
+                return storage.get_study_directions(key), storage.get_all_trials(key)
     except Exception as error:  # whatever SQLAlchemy and its drivers raise
         text = first_line(error)
         raise BnsweepError(

@@ -13,7 +13,7 @@ import select
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from bnsweep.errors import BnsweepError
@@ -22,7 +22,7 @@ from bnsweep.sweep.ledger import Ledger
 from bnsweep.trial import short_hash
 
 from .copies import Picture, StudyCopy
-from .databases import first_line, open_storage, sqlite_file, without_secrets
+from .databases import closing, first_line, open_storage, sqlite_file, without_secrets
 from .samplers import quiet
 
 __all__ = ["StudyMirror", "main"]
@@ -49,6 +49,7 @@ class StudyMirror:
         self._spec = load_spec(ledger.sweep_text() or "")
         self._picture, self._read = Picture(self._spec), 0
         self._copy: StudyCopy | None = None
+        self._connection = ExitStack()
         self._file: tuple[int, int] | None = None
         self._study, self._error = "", ""
 
@@ -76,6 +77,7 @@ class StudyMirror:
                 self._wait(pause)
         pending = len(self._picture.trials) if self._copy is None else len(dirty)
         shown = len(self._picture.trials) - pending
+        self._disconnect()
         return {"study": self._study, "shown": shown, "pending": pending, "error": self._error}
 
     def _take_in(self) -> set[int]:
@@ -88,21 +90,33 @@ class StudyMirror:
     def _show(self, dirty: set[int]) -> None:
         if not self._picture.token:
             return
-        if self._copy is not None and self._file != _identity(self._uri):
-            self._copy = None  # the file was deleted or replaced: what we hold is a file without a name
         with quiet():
-            if self._copy is not None and (dirty or self._over) and not self._copy.there():
-                self._copy = None
+            if self._copy is not None and not self._still_there(bool(dirty)):
+                self._disconnect()
             if self._copy is None:
-                self._copy = StudyCopy(open_storage(self._uri), self._spec, self._picture)
+                storage = self._connection.enter_context(closing(open_storage(self._uri)))
+                self._copy = StudyCopy(storage, self._spec, self._picture)
                 self._study, self._file = self._copy.name, _identity(self._uri)
             else:
                 self._copy.update(dirty)
         self._error = ""
 
+    def _still_there(self, look: bool) -> bool:
+        """Tell whether what we are connected to is what the URI names, and shows our study."""
+        assert self._copy is not None
+        if self._file != _identity(self._uri):
+            return False  # deleted or replaced: what we hold is a file without a name
+        return self._copy.there() if look or self._over else True
+
+    def _disconnect(self) -> None:
+        self._copy = None
+        with suppress(Exception):
+            self._connection.close()
+
     def _fail(self, error: Exception) -> None:
         """Note an error and forget the connection: what the database holds is looked up anew."""
-        self._error, self._copy = first_line(error), None
+        self._error = first_line(error)
+        self._disconnect()
         print(time.strftime("%Y-%m-%d %H:%M:%S"), self._error, file=sys.stderr, flush=True)
 
     def _wait(self, seconds: float) -> None:

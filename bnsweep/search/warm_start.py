@@ -108,11 +108,11 @@ def know_study(spec: SweepSpec, uri: str, name: str) -> Known:
     Raises:
         BnsweepError: If it cannot be read, has other objectives, or no trial of it fits.
     """
-    study = read_study(uri, name)
+    directions, trials = read_study(uri, name)
     source = f"study {name} in {without_secrets(uri)}"
     wanted = [StudyDirection[metric.goal.upper()] for metric in Goal.of(spec).metrics]
-    if study.directions != wanted:
-        has = ", ".join(direction.name.lower() for direction in study.directions)
+    if directions != wanted:
+        has = ", ".join(direction.name.lower() for direction in directions)
         must = ", ".join(direction.name.lower() for direction in wanted)
         raise BnsweepError(
             f"A warm start must have this search's objectives ({must}), but {source} has {has}. Change "
@@ -120,7 +120,7 @@ def know_study(spec: SweepSpec, uri: str, name: str) -> Known:
         )
     judge = _Judge(spec)
     found, left = list[Observation](), Counter[str]()
-    for trial in study.get_trials(deepcopy=False):
+    for trial in trials:
         reason, parameters = judge.study(trial)
         if reason:
             left[reason] += 1
