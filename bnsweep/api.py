@@ -502,9 +502,9 @@ def _knowledge(
     """Return what a search that begins now knows already; one that has begun keeps what it knew."""
     if "warm_start" not in spec.search or (before is not None and before.search_log.length):
         return None
-    from bnsweep.search import warm_start
+    from bnsweep.search import knowledge
 
-    known = warm_start(spec, lambda name: find_ledger(name, str(folder)))
+    known = knowledge(spec, lambda name: find_ledger(name, str(folder)))
     tell(str(known))
     return known
 

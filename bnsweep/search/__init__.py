@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .warm_start import Known
 
-__all__ = ["Search", "Shown", "StudyMirrorProcess", "Suggestion", "check", "show_study", "warm_start"]
+__all__ = ["Search", "Shown", "StudyMirrorProcess", "Suggestion", "check", "knowledge", "show_study"]
 
 
 def check(spec: SweepSpec) -> None:
@@ -36,7 +36,7 @@ def check(spec: SweepSpec) -> None:
         check_sampler(spec)
 
 
-def warm_start(spec: SweepSpec, find: Callable[[str], Ledger]) -> Known:
+def knowledge(spec: SweepSpec, find: Callable[[str], Ledger]) -> Known:
     """Read what a search shall know before it begins, as its key ``search.warm_start`` says.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,21 @@ STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed
 
 ASKED_AGAIN = ("cmaes",)
 """Samplers that keep pickles in the study: they are rebuilt by asking again, never from these."""
+
+
+LARGE_LOSS = math.log(10)
+"""The loss of guessing one of ten classes; above it, by how much says little."""
+
+
+def _squeezed(loss: float) -> float:
+    """Return a loss as it is up to :data:`LARGE_LOSS`, and less than twice that beyond, in order.
+
+    Example:
+        >>> _squeezed(0.5), round(_squeezed(4.0), 2), round(_squeezed(1e30), 2)
+        (0.5, 3.5, 4.61)
+    """
+    over = loss - LARGE_LOSS
+    return loss if over <= 0 else LARGE_LOSS * (2 - 1 / (1 + over / LARGE_LOSS))
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,7 @@ class SearchStudy:
         self.spec, self.space = spec, Space(spec.parameters)
         self.name = name_of(spec)
         self._known: list[FrozenTrial] = []
+        self._minimized = tuple(metric.goal == "minimize" for metric in Goal.of(spec).metrics)
         self._storage = InMemoryStorage()
         with quiet():
             self.study = optuna.create_study(
@@ -110,7 +127,7 @@ class SearchStudy:
         for one in observations:
             parameters = one["parameters"]
             known = create_trial(
-                values=list(one["values"]),
+                values=self._heard(one["values"]),
                 params=dict(parameters),
                 distributions={name: self.space.distributions[name] for name in parameters},
                 constraints=dict(one["excess"]),
@@ -123,6 +140,7 @@ class SearchStudy:
         state, key = STATES[event["state"]], self._key(number)
         values = event.get("values")
         if state is TrialState.COMPLETE:
+            values = self._heard(values)
             attrs = create_trial(values=values, constraints=dict(event["excess"])).system_attrs
             for name, value in attrs.items():
                 self._storage.set_trial_system_attr(key, name, value)
@@ -133,6 +151,19 @@ class SearchStudy:
         with quiet():
             told = values if state is TrialState.COMPLETE else None
             self.study.tell(len(self._known) + number, told, state=state)
+
+    def _heard(self, values: Sequence[float]) -> list[float]:
+        """Return values as the sampler hears them.
+
+        A Gaussian process works with the values themselves: beside the last finite loss of a diverged
+        trial, which may be 1e30, all others would look the same. So losses are squeezed for it, in their
+        order: as they are while small, towards twice :data:`LARGE_LOSS` where large. Other samplers go by
+        ranks.
+        """
+        if self.name != "gp":
+            return list(values)
+        pairs = zip(values, self._minimized, strict=True)
+        return [_squeezed(value) if minimized else value for value, minimized in pairs]
 
     def _sampler(self, number: int) -> BaseSampler:
         if self.name == "qmc":
