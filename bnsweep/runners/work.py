@@ -223,7 +223,7 @@ class PackWorker:
                 parameters,
                 root=Path(self.context.data_root) if self.context.data_root else None,
                 device=device,
-                dtype=getattr(torch, str(parameters["precision"])),
+                dtype=getattr(torch, trial.tensor_dtype),
                 fingerprint=trial.fingerprint,
             )
         return self._datasets[key]

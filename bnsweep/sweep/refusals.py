@@ -53,7 +53,7 @@ NOT_BUILT: tuple[Refusal, ...] = (
         "s3 storage is not built yet: use a folder, or one that all machines share",
     ),
 )  # fmt: skip
-"""Every refusal; see also ``NOT_BUILT_VALUES`` in ``values.py`` for values of parameters."""
+"""Every refusal."""
 
 
 def refuse(root: Table, values: Mapping[str, Any], mistakes: Mistakes) -> None:

@@ -188,7 +188,7 @@ def test_equal_to_a_plain_loop(packs, case):
 
     end = packs.member_state(trainer, 0)
     for name, expected in zip(names, reference.net.parameters(), strict=True):
-        torch.testing.assert_close(end[name], expected.detach(), rtol=1e-9, atol=1e-11)
+        assert (end[name] - expected).norm() <= 1e-10 * expected.norm()  # entries near 0 round as others do
         assert not torch.equal(end[name], start[name])
     readings = {(row.step, row.name): row.value for row in trainer.take_readings()}
     assert readings == pytest.approx(reference.readings, rel=1e-10)
