@@ -48,10 +48,6 @@ NOT_BUILT: tuple[Refusal, ...] = (
         "save_weights", lambda value: value == "final", "must be none or absent",
         "storing final weights is not built yet: curves and readings are stored",
     ),
-    Refusal(
-        "storage", lambda value: value.startswith("s3://"), "must be a folder",
-        "s3 storage is not built yet: use a folder, or one that all machines share",
-    ),
 )  # fmt: skip
 """Every refusal."""
 
