@@ -117,7 +117,7 @@ class PackWorker:
         self.context = context
         if context.import_path and context.import_path not in sys.path:
             sys.path.insert(0, context.import_path)
-        self.ledger = Ledger(Path(context.ledger))
+        self.ledger = Ledger(context.ledger)
         self._datasets: dict[tuple[str, ...], Dataset] = {}
         self._pack_id, self._device = "", "cpu"
         self._trainer: PackTrainer | None = None
@@ -211,19 +211,19 @@ class PackWorker:
     def _dataset(self, trial: TrialConfig) -> Dataset:
         import torch
 
-        from bnsweep.data import load_dataset
+        from bnsweep.data import load_node_copy
 
         parameters = trial.parameters
         device = self._device
         keys = ("dataset", "inputs", "precision", "features")
         key = (*(str(parameters.get(name)) for name in keys), trial.fingerprint, device)
         if key not in self._datasets:
-            self._datasets[key] = load_dataset(
+            self._datasets[key] = load_node_copy(
                 str(parameters["dataset"]),
                 parameters,
                 root=Path(self.context.data_root) if self.context.data_root else None,
                 device=device,
-                dtype=getattr(torch, str(parameters["precision"])),
+                dtype=getattr(torch, trial.tensor_dtype),
                 fingerprint=trial.fingerprint,
             )
         return self._datasets[key]
@@ -337,10 +337,12 @@ class PackWorker:
         self._attempts[-1] |= {"ended": now(), "to_step": self._trainer.step_index}
         environment = describe_environment(str(self._trainer.device)) | {"threads": self.context.threads}
         states: dict[str, int] = {}
+        finished = []
         for outcome in self._trainer.outcomes():
             record = self._record(outcome, environment)
-            self.ledger.write_record(record, curves.get(record.trial_id, []))
+            finished.append((record, curves.get(record.trial_id, [])))
             states[outcome.state] = states.get(outcome.state, 0) + 1
+        self.ledger.write_records(finished)
         self.ledger.close_pack(self._pack_id)
         return states
 

@@ -132,7 +132,7 @@ class StudyMirror:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Wait until no other mirror of this search and database is at work."""
-        self._ledger.tracking_dir.mkdir(exist_ok=True)
+        self._ledger.tracking_dir.mkdir(parents=True, exist_ok=True)
         name = f"study.{short_hash(self._uri)}.lock"
         with (self._ledger.tracking_dir / name).open("w") as lock:
             while time.monotonic() < self._deadline:

@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from bnsweep.sweep.ledger import Ledger
+from bnsweep.sweep.places import Place
 
 __all__ = ["Shown", "StudyMirrorProcess", "show_study"]
 
@@ -49,16 +49,17 @@ class StudyMirrorProcess:
         seconds: How long it tries otherwise.
     """
 
-    def __init__(self, root: Path | str, uri: str, follow: bool = True, seconds: float = 60.0) -> None:
-        folder = Ledger(root).tracking_dir
-        folder.mkdir(exist_ok=True)
+    def __init__(self, root: Place | str, uri: str, follow: bool = True, seconds: float = 60.0) -> None:
+        ledger = Ledger(root)
+        folder = ledger.tracking_dir
+        folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "study.log"
         big = self.log.exists() and self.log.stat().st_size > _LOG_BYTES
         self._seconds = seconds
         with self.log.open("wb" if big else "ab") as log:
             self._process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "bnsweep.search", str(Path(root).resolve()),
+                    sys.executable, "-m", "bnsweep.search", str(ledger.root.resolve()),
                     "--seconds", str(seconds), *(["--follow"] if follow else []),
                 ],
                 env={**os.environ, "OMP_NUM_THREADS": "1", "BNSWEEP_STUDY": uri},
@@ -91,6 +92,6 @@ class StudyMirrorProcess:
             return Shown("", 0, 0, f"its mirror ended with code {self._process.returncode}; see {self.log}")
 
 
-def show_study(root: Path | str, uri: str, seconds: float = 60.0) -> Shown:
+def show_study(root: Place | str, uri: str, seconds: float = 60.0) -> Shown:
     """Make a database show the search at ``root``, once; repeating it changes nothing."""
     return StudyMirrorProcess(root, uri, follow=False, seconds=seconds).finish()

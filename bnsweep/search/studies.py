@@ -138,9 +138,8 @@ class SearchStudy:
     def tell(self, number: int, event: Mapping[str, Any]) -> None:
         """Tell the sampler how a suggestion ended, as its event says."""
         state, key = STATES[event["state"]], self._key(number)
-        values = event.get("values")
+        values = None if event.get("values") is None else self._heard(event["values"])
         if state is TrialState.COMPLETE:
-            values = self._heard(values)
             attrs = create_trial(values=values, constraints=dict(event["excess"])).system_attrs
             for name, value in attrs.items():
                 self._storage.set_trial_system_attr(key, name, value)

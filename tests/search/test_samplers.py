@@ -79,7 +79,7 @@ def test_with_a_lag_the_number_of_workers_does_not_matter(world, sampler):
 
 @pytest.mark.parametrize("sampler", LEARN)
 def test_divergence_teaches_the_sampler(world, sampler):
-    """Where lr > 0.5 everything diverges: 32.5 % of the space. Fewer late choices lie there than by chance."""
+    """Where lr > 0.5 everything diverges, 32.5 % of the space: late choices lie there less than by chance."""
     bad = chosen = 0
     for seed in (0, 1, 2):
         search = make(world(), sampler, 20 if sampler == "gp" else 46, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import resource
 import shutil
@@ -241,8 +242,8 @@ def test_a_password_is_stored_nowhere(key):
 
 
 def test_a_database_without_its_driver_is_refused(world, monkeypatch):
-    find = __import__("importlib.util").util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "psycopg" else find(name))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "psycopg" else find(name))
     with pytest.raises(SpecError, match=r"psycopg\[binary\]"):
         check(world().spec(4, storage="postgresql://host/db"))
 

@@ -91,8 +91,8 @@ def test_what_is_known_helps_from_the_first_suggestion_on(world, tmp_path, sampl
     other(tmp_path)
     _, known = told(world, tmp_path, sampler)
     first = {}
-    for name, knowledge in (("cold", None), ("warm", known)):
-        search = knowing(world(), knowledge, 6, sampler)
+    for name, given in (("cold", None), ("warm", known)):
+        search = knowing(world(), given, 6, sampler)
         world.run(search)
         first[name] = [end["values"][0] for _, end in sorted(search.ends.items())]
     assert sorted(first["warm"])[3] < sorted(first["cold"])[3], "the median of the first six"
