@@ -427,8 +427,9 @@ def report(name: str | PathLike[str], storage: str | None = None, out: str | Non
         LedgerError: If there is no such sweep.
     """
     from bnsweep.analysis import make_report
+    from bnsweep.search import weigh
 
-    return make_report(find_ledger(name, storage), out)
+    return make_report(find_ledger(name, storage), out, weigh)
 
 
 def results(name: str | PathLike[str], storage: str | None = None) -> pd.DataFrame:

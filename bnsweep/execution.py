@@ -170,7 +170,11 @@ class Execution:
         from bnsweep.runners.search_source import PlannedConditions, SearchSource, Suggester
 
         spec, log = self.spec, self.ledger.search_log
-        search: Suggester = PlannedConditions(self.plan) if spec.method == "random" else self._optuna()
+        search: Suggester = (
+            PlannedConditions(self.plan, self.ledger.open_packs())
+            if spec.method == "random"
+            else self._optuna()
+        )
         rule = None
         if spec.early_stop:
             from bnsweep.runners.early_stopping import Stopper
@@ -269,9 +273,10 @@ def _start_mirror(ledger: Ledger, uri: str | None) -> Any:
 
 def _report(ledger: Ledger, tell: Callable[[str], None]) -> Report | None:
     from bnsweep.analysis import make_report
+    from bnsweep.search import weigh
 
     try:
-        return make_report(ledger)
+        return make_report(ledger, weigh=weigh)
     except BnsweepError as error:
         tell(f"no report: {error}")
         return None

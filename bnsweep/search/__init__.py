@@ -5,7 +5,7 @@ The only package that imports Optuna; it knows neither Ray nor torch. Importing 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bnsweep.sweep.spec import SweepSpec
@@ -15,10 +15,12 @@ from .search import Search, Suggestion
 
 if TYPE_CHECKING:
     from bnsweep.sweep.ledger import Ledger
+    from bnsweep.sweep.objectives import Share
+    from bnsweep.trial import Value
 
     from .warm_start import Known
 
-__all__ = ["Search", "Shown", "StudyMirrorProcess", "Suggestion", "check", "knowledge", "show_study"]
+__all__ = ["Search", "Shown", "StudyMirrorProcess", "Suggestion", "check", "knowledge", "show_study", "weigh"]
 
 
 def check(spec: SweepSpec) -> None:
@@ -53,3 +55,15 @@ def knowledge(spec: SweepSpec, find: Callable[[str], Ledger]) -> Known:
         uri, _, name = source.rpartition("#")
         return know_study(spec, uri, name)
     return know_ledger(spec, find(source))
+
+
+def weigh(
+    conditions: Sequence[Mapping[str, Value]], values: Sequence[float], logarithmic: Sequence[str] = ()
+) -> list[Share]:
+    """Return how much of what conditions are worth each setting explains.
+
+    See :func:`bnsweep.search.importance.importances`.
+    """
+    from .importance import importances
+
+    return importances(conditions, values, logarithmic)
