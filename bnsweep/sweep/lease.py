@@ -146,7 +146,8 @@ class Lease:
                 self._write({"counter": self._content["counter"] + 1, "renewed_at": time.time()})
             except LedgerBusyError:
                 if self._interrupts and not self._ended.is_set():
-                    os.kill(os.getpid(), signal.SIGINT)
+                    # to that thread: another one may be chosen, and would leave it asleep
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
             except LedgerError:
                 continue  # a full disk: the counter stands still, and the run fails by itself or goes on
