@@ -49,7 +49,7 @@ NOT_BUILT: tuple[Refusal, ...] = (
         "storing final weights is not built yet: curves and readings are stored",
     ),
 )  # fmt: skip
-"""Every refusal; see also ``NOT_BUILT_VALUES`` in ``values.py`` for values of parameters."""
+"""Every refusal."""
 
 
 def refuse(root: Table, values: Mapping[str, Any], mistakes: Mistakes) -> None:
