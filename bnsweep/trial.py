@@ -626,6 +626,11 @@ class TrialConfig:
         return short_hash(self._identity(_without(self.parameters, ("seed",))))
 
     @property
+    def lineage_id(self) -> str:
+        """Like :attr:`trial_id`, without the steps: equal for trials that may go on from one another."""
+        return short_hash(self._identity(_without(self.parameters, ("steps",))))
+
+    @property
     def signature(self) -> str:
         """Equal for trials that can be members of one pack."""
         return short_hash(self._identity(_without(self.parameters, MEMBER_PARAMETERS)))

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from bnsweep.sweep.files import digest_file, encode_json, read_json, replace_bytes, scratch_file, sync_folder
 from bnsweep.sweep.records import SCHEMA, check_schema
 
-__all__ = ["KEPT", "load_newest", "save"]
+__all__ = ["KEPT", "load_newest", "newest_step", "remove", "save"]
 
 KEPT = 2
 """Checkpoints kept of a pack: the newest, and one to fall back to."""
@@ -101,6 +101,19 @@ def load_newest(folder: Path, reject: Callable[[list[Path], str], None]) -> tupl
         except (ValueError, KeyError, TypeError) as error:
             reject(files, str(error))
     return None
+
+
+def newest_step(folder: Path) -> int | None:
+    """Return the step of the newest checkpoint by its manifest's name, unverified; ``None`` without one."""
+    return next((step for step, _ in _manifests(folder)), None)
+
+
+def remove(folder: Path) -> None:
+    """Delete every checkpoint in a folder, manifests first."""
+    for _, path in _manifests(folder):
+        path.unlink(missing_ok=True)
+    for data in folder.glob("checkpoint.*.bin"):
+        data.unlink(missing_ok=True)
 
 
 def _data_file(folder: Path, step: int, manifest: dict[str, Any]) -> Path:

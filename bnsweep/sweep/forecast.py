@@ -86,6 +86,11 @@ class Measured:
         """Whether the user's file decides everything that a calibration would."""
         return self._pack_size is not None and self._kernel is not None
 
+    @property
+    def limit(self) -> int | None:
+        """The most members of a pack where the user says so."""
+        return self._pack_size
+
     def of(self, trial: TrialConfig) -> Mapping[str, Any] | None:
         """Return what is stored of a trial's signature, or ``None``."""
         signature = trial.signature

@@ -29,7 +29,7 @@ from bnsweep.sweep.curves import (
 )
 from bnsweep.sweep.files import encode_json, link_bytes, read_json, replace_bytes
 from bnsweep.sweep.folder import unreadable
-from bnsweep.sweep.pack_folders import PackFolders
+from bnsweep.sweep.kept_files import KeptFiles
 from bnsweep.sweep.records import SCHEMA, PlannedTrial, Record, check_schema, check_trial_id, now
 from bnsweep.sweep.search_log import SearchLog
 from bnsweep.trial import TrialConfig
@@ -46,7 +46,7 @@ once would hold every reading of the sweep."""
 _IS_TRIAL = re.compile(r"[0-9a-f]{16}").fullmatch
 
 
-class Ledger(PackFolders):
+class Ledger(KeptFiles):
     """One sweep's folder; make one with :meth:`open`."""
 
     def __init__(self, root: Path | str) -> None:
