@@ -26,6 +26,7 @@ from bnsweep.execution import (
     measurements,
     worker_count,
 )
+from bnsweep.extending import describe_starts, starts_of, tell_what_is_not_kept
 from bnsweep.guards import agree, changes_since, claims_of, stop_on_request
 from bnsweep.sweep import Plan, SweepSpec, load_spec, make_plan
 from bnsweep.sweep.objectives import Goal
@@ -345,6 +346,10 @@ def _run(
     tell(_opening(wanted, len(left) + unasked, skipped))
     if before:
         agree(changes_since(spec, planned, before), accept_changes, tell)
+    starts = starts_of(planned, before, left)
+    for line in describe_starts(spec, starts):
+        tell(line)
+    tell_what_is_not_kept(spec, planned, before, tell)
     uri = _tracking_uri(spec, place.parent)
     found = None
     if left or unasked:
@@ -365,7 +370,8 @@ def _run(
     with ledger.exclusive(), stop_on_request(ledger):
         stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
         ledger.write_sweep(spec.text or _text(spec), stored)
-        execution = Execution(spec, planned, ledger, runner, progress or (lambda _: None), tell, began)
+        watch = progress or (lambda _: None)
+        execution = Execution(spec, planned, ledger, runner, watch, tell, began, starts)
         start = begin or (lambda _: None)
         return execution.run(left, found, uri, lambda count: start(count + unasked))
 

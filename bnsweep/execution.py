@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bnsweep.runners import Preflight, Progress, Source, WorkerContext
     from bnsweep.runners.search_source import SearchSource
     from bnsweep.search import Search
+    from bnsweep.sweep.continuing import Start
     from bnsweep.sweep.ledger import Ledger
     from bnsweep.tracking import Summary
 
@@ -99,8 +100,10 @@ class Execution:
         progress: Callable[[Progress], None],
         tell: Callable[[str], None],
         began: float,
+        starts: Mapping[str, Start] | None = None,
     ) -> None:
         self.began = began
+        self.starts = starts or {}
         self.spec, self.plan, self.ledger = spec, wanted, ledger
         self.runner, self.progress, self.tell = runner, progress, tell
         self.errors: dict[str, int] = {}
@@ -116,6 +119,7 @@ class Execution:
     ) -> Outcome:
         """Train what is left, mirror it meanwhile, and report."""
         from bnsweep.runners.environment import describe_driver
+        from bnsweep.sweep.continuing import prune_states
 
         finished, made, tracked = True, None, None
         suggested = len(self.plan.trials)
@@ -127,6 +131,8 @@ class Execution:
                 begin(len(left))
                 finished = self.train(source)
             if finished:
+                if self.spec.keep_checkpoints and found is not None:
+                    prune_states(self.ledger)
                 made = _report(self.ledger, self.tell)
         finally:
             if mirror:
@@ -149,7 +155,10 @@ class Execution:
         if train and (self.spec.method == "optuna" or self.spec.early_stop):
             return self._search(left, stackable)
         measured = measurements(self.spec, self.ledger, stackable)
-        return PlannedPacks(self.plan, self.ledger, left, self.device, measured, stackable, self.tell, train)
+        return PlannedPacks(
+            self.plan, self.ledger, left, self.device, measured, stackable, self.tell, train,
+            self.starts if self.spec.keep_checkpoints else None,
+        )  # fmt: skip
 
     def _search(self, left: Sequence[TrialConfig], stackable: Callable[[TrialConfig], bool]) -> Source:
         """Return the conditions of a search, which become known while it runs, or are stopped early."""
@@ -185,6 +194,8 @@ class Execution:
             threads=max(1, int(self.spec.resources.cpus)),
             import_path=os.getcwd(),
             neighbours=worker_count(self.spec),
+            keep_states=self.spec.keep_checkpoints,
+            save_weights=self.spec.save_weights == "final",
         )
         runner = self.runner or _tune_runner(self.spec)
         return runner.run(source, context, self._watch)
@@ -192,6 +203,8 @@ class Execution:
     def _watch(self, progress: Progress) -> None:
         if progress.value is not None and self._rung is not None:
             self._rung.rung(progress)
+        if progress.note:
+            self.tell(f"note: {progress.note}")
         if progress.error:
             self.errors[progress.error] = self.errors.get(progress.error, 0) + progress.members
         self.progress(progress)

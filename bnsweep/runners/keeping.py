@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.errors import LedgerError
@@ -47,7 +49,18 @@ def keep(
             continue
         own = _on_cpu(state)
         if states and outcome.state is not TrialState.STOPPED:
-            ledger.keep_state(trial_id, int(own["step"]), lambda stream, own=own: torch.save(own, stream))
+            ledger.keep_state(trial_id, int(own["step"]), partial(torch.save, own))
+        if weights and outcome.state is not TrialState.DIVERGED:
+            model = own["stack"]["model"]
+            digests[outcome.member] = ledger.write_weights(trial_id, partial(torch.save, model))
+    return digests
+    for outcome, state in zip(trainer.outcomes(), trainer.member_states(), strict=True):
+        trial_id = trials[outcome.member].trial_id
+        if state is None or ledger.record(trial_id) is not None:
+            continue
+        own = _on_cpu(state)
+        if states and outcome.state is not TrialState.STOPPED:
+            ledger.keep_state(trial_id, int(own["step"]), partial(torch.save, own))
         if weights and outcome.state is not TrialState.DIVERGED:
             model = own["stack"]["model"]
             digests[outcome.member] = ledger.write_weights(
@@ -106,7 +119,8 @@ def _state(ledger: Ledger, record: Record) -> dict[str, Any] | None:
     kept = ledger.kept_state(trial_id)
     if kept is not None:
         try:
-            content = torch.load(io.BytesIO(kept[1]), map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # torch warns of what it then refuses
+                content = torch.load(io.BytesIO(kept[1]), map_location="cpu", weights_only=True)
             if isinstance(content, dict) and content.get("step") == kept[0] == int(
                 record.parameters["steps"]
             ):
@@ -147,7 +161,8 @@ def load_network(ledger: Ledger, trial_id: str) -> StackedNet:
     facts = DATASETS.get(str(record.parameters["dataset"]))
     if facts is None:
         names = ("channels", "size", "classes", "train", "test")
-        facts = DataFacts(*(int(record.data[name]) for name in names))
+        channels, size, classes, train, test = (int(record.data[name]) for name in names)
+        facts = DataFacts(channels, size, classes, train, test)
     dtype = getattr(torch, str(record.parameters["precision"]))
     model = make_model(record.parameters, facts, 1, dtype=dtype)
     content = io.BytesIO(ledger.weights(record))

@@ -122,25 +122,24 @@ def on_schedule(rows: Iterable[CurveRow], trial: TrialConfig) -> list[CurveRow]:
 
 
 def prune_states(ledger: Ledger) -> int:
-    """Drop every kept state of which a longer trial, equal in all but ``steps``, has one too.
+    """Drop every kept state that a longer trial, equal in all but ``steps``, has made needless.
 
     Returns:
         How many were dropped.
     """
-    longest: dict[str, tuple[int, str]] = {}
-    dropped = 0
-    for trial_id in ledger.trial_ids():
-        step = ledger.kept_step(trial_id)
-        record = None if step is None else ledger.record(trial_id)
-        if step is None or record is None:
-            continue
-        lineage = record.config.lineage_id
-        shorter, longer = sorted([longest.get(lineage, (-1, "")), (step, trial_id)])
-        longest[lineage] = longer
-        if shorter[1]:
-            ledger.drop_state(shorter[1])
-            dropped += 1
-    return dropped
+    kept = {trial_id for trial_id in ledger.trial_ids() if ledger.kept_step(trial_id) is not None}
+    alike: dict[str, list[Record]] = {}
+    for record in ledger.records() if kept else ():
+        if record.trial_id in kept or ended_early(record):
+            alike.setdefault(record.config.lineage_id, []).append(record)
+    needless = {
+        record.trial_id
+        for records in alike.values()
+        for record in sorted(records, key=lambda record: int(record.parameters["steps"]))[:-1]
+    }
+    for trial_id in needless & kept:
+        ledger.drop_state(trial_id)
+    return len(needless & kept)
 
 
 def without_files(ledger: Ledger, trial_ids: Sequence[str], states: bool, weights: bool) -> tuple[int, int]:
