@@ -35,6 +35,7 @@ from bnsweep.trial import TrialConfig
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
     from bnsweep.analysis import Report
     from bnsweep.runners import Preflight, Progress
@@ -50,6 +51,7 @@ __all__ = [
     "find_ledger",
     "forecast",
     "load",
+    "network",
     "plan",
     "report",
     "results",
@@ -434,6 +436,26 @@ def results(name: str | PathLike[str], storage: str | None = None) -> pd.DataFra
     from bnsweep.analysis import results_table
 
     return results_table(find_ledger(name, storage))
+
+
+def network(name: str | PathLike[str], trial_id: str, storage: str | None = None) -> nn.Module:
+    """Return the network of a finished trial, with the final weights that ``save_weights: final`` stored.
+
+    Args:
+        name: The sweep, as for :func:`find_ledger`.
+        trial_id: The trial.
+        storage: Folder of results to look in.
+
+    Returns:
+        A stack of one member, in evaluation mode: it takes ``[1, N, C, H, W]`` (``[1, N, features]`` for
+        ``dln``) and returns ``[1, N, classes]``.
+
+    Raises:
+        LedgerError: If there is no such sweep or trial, or no weights of it that verify.
+    """
+    from bnsweep.runners.keeping import load_network
+
+    return load_network(find_ledger(name, storage), trial_id)
 
 
 def tracking_uri(ledger: Ledger, uri: str | None = None) -> str:

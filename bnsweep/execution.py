@@ -237,11 +237,13 @@ def measurements(
 ) -> Measured:
     """Return what is known of a sweep's signatures on its type of device, with what its file decides."""
     device, resources = device_type(spec), spec.resources
+    kept = {"state_bytes": spec.keep_checkpoints, "weight_bytes": spec.save_weights == "final"}
     return Measured(
         lambda signature: ledger.calibration(signature, device) if ledger else None,
         pack_size=resources.pack_size,
         kernel=resources.kernel,
         stackable=stackable,
+        kept=[name for name, wanted in kept.items() if wanted],
     )
 
 
