@@ -163,7 +163,7 @@ def load_network(ledger: Ledger, trial_id: str) -> StackedNet:
         names = ("channels", "size", "classes", "train", "test")
         channels, size, classes, train, test = (int(record.data[name]) for name in names)
         facts = DataFacts(channels, size, classes, train, test)
-    dtype = getattr(torch, str(record.parameters["precision"]))
+    dtype = getattr(torch, record.config.tensor_dtype)
     model = make_model(record.parameters, facts, 1, dtype=dtype)
     content = io.BytesIO(ledger.weights(record))
     model.load_state_dict(torch.load(content, map_location="cpu", weights_only=True))

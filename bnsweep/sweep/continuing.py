@@ -48,12 +48,13 @@ def find_starts(ledger: Ledger, trials: Sequence[TrialConfig]) -> dict[str, Star
     for trial in trials:
         wanted.setdefault(trial.lineage_id, []).append(trial)
     found: dict[str, Start] = {}
+    kept = ledger.kept_steps()
     for record in ledger.records(sorted(done)):
         config = record.config
         alike = wanted.get(config.lineage_id)
         if not alike or record.state is TrialState.STOPPED or config.trial_id != record.trial_id:
             continue
-        start = _start(ledger, record)
+        start = _start(record, kept.get(record.trial_id))
         for trial in alike:
             best = found.get(trial.trial_id)
             if start.step < int(trial.parameters["steps"]) and (best is None or _rank(start) > _rank(best)):
@@ -65,9 +66,9 @@ def _rank(start: Start) -> tuple[bool, int]:
     return start.ready, start.step
 
 
-def _start(ledger: Ledger, record: Record) -> Start:
+def _start(record: Record, kept: int | None) -> Start:
     step = int(record.parameters["steps"])
-    ready = ended_early(record) or ledger.kept_step(record.trial_id) == step
+    ready = ended_early(record) or kept == step
     last = record.attempts[-1] if record.attempts else {}
     pack_id, kernel = str(last.get("pack_id", "")), str(last.get("kernel", ""))
     return Start(record.trial_id, step, ready, pack_id, int(last.get("member", 0)), kernel)
@@ -127,7 +128,7 @@ def prune_states(ledger: Ledger) -> int:
     Returns:
         How many were dropped.
     """
-    kept = {trial_id for trial_id in ledger.trial_ids() if ledger.kept_step(trial_id) is not None}
+    kept = ledger.kept_steps().keys()
     alike: dict[str, list[Record]] = {}
     for record in ledger.records() if kept else ():
         if record.trial_id in kept or ended_early(record):
@@ -155,10 +156,11 @@ def without_files(ledger: Ledger, trial_ids: Sequence[str], states: bool, weight
         Trials without a state, and trials without weights.
     """
     no_state = no_weights = 0
+    kept = ledger.kept_steps() if states else {}
     if states or weights:
         for record in ledger.records(trial_ids):
             if record.state is TrialState.DIVERGED:
                 continue
-            no_state += states and ledger.kept_step(record.trial_id) is None
+            no_state += states and record.trial_id not in kept
             no_weights += weights and not record.weights_sha256
     return no_state, no_weights

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import BinaryIO
 
 from bnsweep.errors import LedgerError
 from bnsweep.sweep import checkpoints
-from bnsweep.sweep.files import replace_bytes
+from bnsweep.sweep.files import names_in, replace_bytes
 from bnsweep.sweep.folder import unreadable
 from bnsweep.sweep.pack_folders import PackFolders
+from bnsweep.sweep.places import ObjectPath, Place
 from bnsweep.sweep.records import Record, check_trial_id
 
 __all__ = ["WEIGHTS", "KeptFiles"]
+
+_KEPT = re.compile(r"([0-9a-f]{16})/checkpoint\.([0-9]+)\.json")
 
 WEIGHTS = "weights.pt"
 """File of a trial's final weights, in its folder."""
@@ -28,7 +31,7 @@ class KeptFiles(PackFolders):
     are equal in all but ``steps`` the longest keeps one.
     """
 
-    def _kept(self, trial_id: str) -> Path:
+    def _kept(self, trial_id: str) -> Place:
         return self.root / "trials" / check_trial_id(trial_id)
 
     def keep_state(self, trial_id: str, step: int, write: Callable[[BinaryIO], object]) -> None:
@@ -44,13 +47,23 @@ class KeptFiles(PackFolders):
         """
         checkpoints.save(self._make(self._kept(trial_id)), self._scratch, step, write)
 
-    def kept_step(self, trial_id: str) -> int | None:
-        """Return the step of a trial's kept state, without reading it; ``None`` where none is kept."""
-        return checkpoints.newest_step(self._kept(trial_id))
+    def kept_steps(self) -> dict[str, int]:
+        """Return the step of every kept state by trial, without reading any; of a store from one listing."""
+        folder = self.root / "trials"
+        if isinstance(folder, ObjectPath):
+            paths = [str(path.relative_to(folder)) for path in folder.walk()]
+        else:
+            paths = [
+                f"{trial_id}/{name}" for trial_id in names_in(folder) for name in names_in(folder / trial_id)
+            ]
+        found: dict[str, int] = {}
+        for trial_id, step in (match.groups() for match in map(_KEPT.fullmatch, paths) if match):
+            found[trial_id] = max(int(step), found.get(trial_id, 0))
+        return found
 
     def reject_state(self, trial_id: str, reason: str) -> None:
         """Move a kept state aside that verifies, and yet cannot be gone on from."""
-        files = sorted(self._kept(trial_id).glob("checkpoint.*"))
+        files: list[Place] = [*self._kept(trial_id).glob("checkpoint.*")]
         self._reject(files, f"the kept state of trial {trial_id}", reason)
 
     def kept_state(self, trial_id: str) -> tuple[int, bytes] | None:
@@ -83,8 +96,8 @@ class KeptFiles(PackFolders):
         replace_bytes(self._make(self._kept(trial_id)) / WEIGHTS, content, self._scratch)
         return hashlib.sha256(content).hexdigest()
 
-    def weights_file(self, trial_id: str) -> Path:
-        """Return where a trial's final weights lie, for programs that take a path."""
+    def weights_file(self, trial_id: str) -> Place:
+        """Return where a trial's final weights lie."""
         return self._kept(trial_id) / WEIGHTS
 
     def weights(self, record: Record) -> bytes:
