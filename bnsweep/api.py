@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from bnsweep.execution import (
     Execution,
     Outcome,
     Runner,
-    count_states,
     data_folder,
     device_type,
     measurements,
@@ -28,6 +27,7 @@ from bnsweep.execution import (
 )
 from bnsweep.extending import describe_starts, starts_of, tell_what_is_not_kept
 from bnsweep.guards import agree, changes_since, claims_of, stop_on_request
+from bnsweep.standing import Status, read_status
 from bnsweep.sweep import Plan, SweepSpec, load_spec, make_plan
 from bnsweep.sweep.objectives import Goal
 from bnsweep.sweep.places import ObjectPath, Place, is_url, local_folder, place
@@ -63,25 +63,6 @@ __all__ = [
 ]
 
 Source = str | PathLike[str] | Mapping[str, Any] | SweepSpec
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a sweep stands, from its ledger alone.
-
-    Attributes:
-        name: The sweep's name.
-        root: The ledger's folder.
-        planned: Trials in the stored plan.
-        states: Trials of the plan by state: ``completed``, ``diverged``, ``failed``, ``pending``.
-        open_packs: Packs that were begun and are not in the ledger yet.
-    """
-
-    name: str
-    root: Place
-    planned: int
-    states: Mapping[str, int]
-    open_packs: int
 
 
 def load(source: Source) -> SweepSpec:
@@ -380,7 +361,7 @@ def _run(
         stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
         ledger.write_sweep(spec.text or _text(spec), stored)
         watch = progress or (lambda _: None)
-        execution = Execution(spec, planned, ledger, runner, watch, tell, began, starts)
+        execution = Execution(spec, planned, ledger, runner, watch, tell, began, starts, len(left) + unasked)
         start = begin or (lambda _: None)
         return execution.run(left, found, uri, lambda count: start(count + unasked))
 
@@ -410,17 +391,17 @@ def stop(name: str | PathLike[str], storage: str | None = None, patience: float 
     return True
 
 
-def status(name: str | PathLike[str] | ObjectPath, storage: str | None = None) -> Status:
+def status(name: str | PathLike[str], storage: str | None = None) -> Status:
     """Say where a sweep stands, while another process runs it or not.
 
     Raises:
         LedgerError: If there is no such sweep.
     """
+    from bnsweep.tracking.uris import absolute_uri
+
     ledger = find_ledger(name, storage)
-    planned = [trial.trial_id for trial in ledger.planned()]
-    return Status(
-        ledger.name, ledger.root, len(planned), count_states(ledger, planned), len(ledger.open_packs())
-    )
+    untracked = ledger.plan().get("tracking") == "none"
+    return read_status(ledger, None if untracked else absolute_uri(tracking_uri(ledger)))
 
 
 def report(name: str | PathLike[str], storage: str | None = None, out: str | None = None) -> Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bnsweep.errors import BnsweepError
+from bnsweep.positions import Positions
 from bnsweep.sweep import Plan, SweepSpec
 from bnsweep.sweep.forecast import Measured
 from bnsweep.sweep.objectives import Goal
@@ -102,7 +104,10 @@ class Execution:
         tell: Callable[[str], None],
         began: float,
         starts: Mapping[str, Start] | None = None,
+        total: int = 0,
     ) -> None:
+        self.total = total
+        self.positions: Positions | None = None
         self.began = began
         self.starts = starts or {}
         self.spec, self.plan, self.ledger = spec, wanted, ledger
@@ -128,6 +133,7 @@ class Execution:
         try:
             if found is not None:
                 self.ledger.write_environment(describe_driver())
+                self.positions = Positions(self.ledger, self.total)
                 source = self.source(left, found)
                 begin(len(left))
                 finished = self.train(source)
@@ -136,6 +142,8 @@ class Execution:
                     prune_states(self.ledger)
                 made = _report(self.ledger, self.tell)
         finally:
+            if self.positions is not None:
+                self.positions.end("done" if finished and sys.exc_info()[0] is None else "interrupted")
             if mirror:
                 tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
         if self.spec.method == "optuna":
@@ -202,6 +210,8 @@ class Execution:
         return runner.run(source, context, self._watch)
 
     def _watch(self, progress: Progress) -> None:
+        if self.positions is not None:
+            self.positions.update(progress)
         if progress.value is not None and self._rung is not None:
             self._rung.rung(progress)
         if progress.note:

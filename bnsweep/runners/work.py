@@ -85,6 +85,7 @@ class Progress:
         too_large: Whether the pack does not fit in memory, and has to be divided; nothing failed.
         retry: Whether the pack failed, and its members have to be tried once more, each alone.
         value: The condition's objective, where the pack waits at a rung for a decision.
+        from_step: Step at which this worker took the pack up.
         note: A sentence for people, where the worker has one.
         host: The worker's machine.
         pid: The worker's process.
@@ -102,6 +103,7 @@ class Progress:
     too_large: bool = False
     retry: bool = False
     value: float | None = None
+    from_step: int = 0
     note: str = ""
     host: str = field(default_factory=platform.node)
     pid: int = field(default_factory=os.getpid)
@@ -329,7 +331,8 @@ class PackWorker:
         step, steps = (trainer.step_index, trainer.steps) if trainer else (0, 0)
         seconds = time.monotonic() - self._started
         note, self._note = self._note, ""
-        return Progress(self._pack_id, len(self._trials), step, steps, seconds=seconds, note=note, **more)
+        more |= {"note": note, "from_step": int(self._attempts[-1]["from_step"])}
+        return Progress(self._pack_id, len(self._trials), step, steps, seconds=seconds, **more)
 
     def _collect(self) -> None:
         """Stamp the readings of the step just made with the time."""

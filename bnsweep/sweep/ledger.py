@@ -90,6 +90,25 @@ class Ledger(KeptFiles):
         """Take back a request to stop, or say that it was heeded."""
         (self.root / "stop.json").unlink(missing_ok=True)
 
+    def write_progress(self, content: Mapping[str, Any]) -> None:
+        """Tell where a run stands: for people, and never the truth.
+
+        Raises:
+            LedgerError: If the disk refuses.
+        """
+        replace_bytes(self.root / "progress.json", encode_json({"schema": SCHEMA, **content}), self._scratch)
+
+    def progress(self) -> dict[str, Any]:
+        """Return what the last run told of itself; empty where it told nothing that can be read."""
+        try:
+            content = read_json(self.root / "progress.json")
+            check_schema(content, "progress.json")
+            return content
+        except StorageError:
+            raise
+        except (ValueError, OSError, LedgerError):
+            return {}
+
     def write_sweep(self, text: str, plan: Mapping[str, Any]) -> bool:
         """Store the sweep file as submitted, and its plan; an earlier, different one is kept.
 

@@ -284,7 +284,7 @@ CASES = {
     ),
     "deterministic": (doc("lr: 1", "deterministic: true\n"), 2, "deterministic", "method optuna"),
     "checkpoints of a search": (
-        doc("lr: 1", "keep_checkpoints: true\nmethod: optuna\nsearch: {num_trials: 2}\n"),
+        doc("lr: [1, 2]", "keep_checkpoints: true\nmethod: optuna\nsearch: {num_trials: 2}\n"),
         2, "keep_checkpoints", "grid or random",
     ),
     "unnamed claim": (doc("lr: 1", "claims: [3]\n"), 2, "claims[0]", "name of a claim"),
