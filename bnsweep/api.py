@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
     from bnsweep.analysis import Report
     from bnsweep.runners import Preflight, Progress
+    from bnsweep.search import Shown
+    from bnsweep.search.warm_start import Known
     from bnsweep.sweep.forecast import Forecast
     from bnsweep.sweep.ledger import Ledger
     from bnsweep.tracking import Summary
@@ -62,6 +64,7 @@ __all__ = [
     "status",
     "stop",
     "sync",
+    "sync_study",
 ]
 
 Source = str | PathLike[str] | Mapping[str, Any] | SweepSpec
@@ -414,12 +417,14 @@ def _run(
         _check_gpus(spec, found)
     elif uri is not None:
         uri = _reachable(uri, tell)
+    knowledge = _knowledge(spec, before, str(folder.parent), tell)
     ledger = Ledger(folder) if root else Ledger.open(folder.parent, spec.name, create=True)
     with ledger.exclusive(), stop_on_request(ledger):
         stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
         ledger.write_sweep(spec.text or _text(spec), stored)
         watch = progress or (lambda _: None)
         execution = Execution(spec, planned, ledger, runner, watch, tell, began, starts, len(left) + unasked)
+        execution.known = knowledge
         start = begin or (lambda _: None)
         return execution.run(left, found, uri, lambda count: start(count + unasked))
 
@@ -469,8 +474,9 @@ def report(name: str | PathLike[str], storage: str | None = None, out: str | Non
         LedgerError: If there is no such sweep.
     """
     from bnsweep.analysis import make_report
+    from bnsweep.search import weigh
 
-    return make_report(find_ledger(name, storage), out)
+    return make_report(find_ledger(name, storage), out, weigh)
 
 
 def results(name: str | PathLike[str], storage: str | None = None) -> pd.DataFrame:
@@ -534,6 +540,48 @@ def sync(name: str | PathLike[str], storage: str | None = None, uri: str | None 
     store = tracking_uri(ledger, uri)
     tracking.check_uri(store)
     return tracking.sync(ledger.root, store, timeout=MIRROR_SECONDS)
+
+
+def sync_study(name: str | PathLike[str], storage: str | None = None, uri: str | None = None) -> Shown | None:
+    """Make a database of Optuna's show a search; repeating it changes nothing.
+
+    Args:
+        name: The sweep, as for :func:`find_ledger`.
+        storage: Folder of results to look in.
+        uri: The database; by default the one that the sweep's file names.
+
+    Returns:
+        What it shows; ``None`` where no database is named.
+
+    Raises:
+        BnsweepError: If a database is named for a sweep that is no search of Optuna's.
+    """
+    from bnsweep.search import show_study
+
+    ledger = find_ledger(name, storage)
+    plan = ledger.plan()
+    if plan.get("method") != "optuna":
+        if uri is None:
+            return None
+        raise BnsweepError(
+            f"A study can be shown of a sweep of method optuna, but {ledger.name} is of method "
+            f"{plan.get('method')}. Its report shows what it found."
+        )
+    uri = uri or plan["search"].get("storage")
+    return show_study(ledger.root, str(uri)) if uri else None
+
+
+def _knowledge(
+    spec: SweepSpec, before: Ledger | None, storage: str, tell: Callable[[str], None]
+) -> Known | None:
+    """Return what a search that begins now knows already; one that has begun keeps what it knew."""
+    if "warm_start" not in spec.search or (before is not None and before.search_log.length):
+        return None
+    from bnsweep.search import knowledge
+
+    known = knowledge(spec, lambda name: find_ledger(name, storage))
+    tell(str(known))
+    return known
 
 
 def _refuse_unprepared(wanted: Plan) -> None:
@@ -634,8 +682,18 @@ def _stored_plan(spec: SweepSpec, wanted: Plan) -> dict[str, Any]:
         "tracking": _stored_uri(spec),
         "data_root": data_folder(spec) if spec.data_root else None,
         "import_path": os.getcwd(),
-        "search": None if not spec.search else {**spec.search, "goal": Goal.of(spec).to_dict()},
+        "search": _stored_search(spec),
     }
+
+
+def _stored_search(spec: SweepSpec) -> dict[str, Any] | None:
+    """Return the search with what it is after, and its database as other directories name it."""
+    from bnsweep.tracking.uris import absolute_uri
+
+    if not spec.search:
+        return None
+    found = {**spec.search, "goal": Goal.of(spec).to_dict()}
+    return found | ({"storage": absolute_uri(found["storage"])} if "storage" in found else {})
 
 
 def _stored_uri(spec: SweepSpec) -> str | None:

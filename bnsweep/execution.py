@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from bnsweep.analysis import Report
     from bnsweep.runners import Preflight, Progress, Source, WorkerContext
     from bnsweep.runners.search_source import SearchSource
-    from bnsweep.search import Search
+    from bnsweep.search import Search, StudyMirrorProcess
+    from bnsweep.search.warm_start import Known
     from bnsweep.sweep.continuing import Start
     from bnsweep.sweep.ledger import Ledger
     from bnsweep.tracking import Summary
@@ -43,6 +44,9 @@ __all__ = [
 
 MIRROR_SECONDS = 120.0
 """How long the end of a run waits for a tracking store that does not answer."""
+
+STUDY_SECONDS = 15.0
+"""How long the end of a run waits for a study's database that does not answer."""
 
 STOP_SECONDS = 3.0
 """How long an interrupted run waits for it: what is missing is sent by the next run, or by sync."""
@@ -92,7 +96,13 @@ class Outcome:
 
 
 class Execution:
-    """One run of a sweep: its packs, and the errors met on the way."""
+    """One run of a sweep: its packs, and the errors met on the way.
+
+    Attributes:
+        known: What a search that begins now knows already; set it before :meth:`run`.
+    """
+
+    known: Known | None = None
 
     def __init__(
         self,
@@ -115,6 +125,7 @@ class Execution:
         self.errors: dict[str, int] = {}
         self.device = device_type(spec)
         self._rung: SearchSource | None = None
+        self._study: StudyMirrorProcess | None = None
 
     def run(
         self,
@@ -144,6 +155,8 @@ class Execution:
         finally:
             if self.positions is not None:
                 self.positions.end("done" if finished and sys.exc_info()[0] is None else "interrupted")
+            if self._study:
+                self.tell(str(self._study.finish(STUDY_SECONDS if finished else STOP_SECONDS)))
             if mirror:
                 tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
         if self.spec.method == "optuna":
@@ -174,7 +187,11 @@ class Execution:
         from bnsweep.runners.search_source import PlannedConditions, SearchSource, Suggester
 
         spec, log = self.spec, self.ledger.search_log
-        search: Suggester = PlannedConditions(self.plan) if spec.method == "random" else self._optuna()
+        search: Suggester = (
+            PlannedConditions(self.plan, self.ledger.open_packs())
+            if spec.method == "random"
+            else self._optuna()
+        )
         rule = None
         if spec.early_stop:
             from bnsweep.runners.early_stopping import Stopper
@@ -189,9 +206,12 @@ class Execution:
         return self._rung
 
     def _optuna(self) -> Search:
-        from bnsweep.search import Search
+        from bnsweep.search import Search, StudyMirrorProcess
 
-        return Search(self.spec, self.ledger.search_log, expander(self.spec))
+        search = Search(self.spec, self.ledger.search_log, expander(self.spec), self.known)
+        if uri := self.spec.search.get("storage"):  # after the events were read, and mended if they had to be
+            self._study = StudyMirrorProcess(self.ledger.root, uri)
+        return search
 
     def train(self, source: Source) -> bool:
         """Let the runner do what there is to do; return whether all was tried."""
@@ -278,9 +298,10 @@ def _start_mirror(ledger: Ledger, uri: str | None) -> Any:
 
 def _report(ledger: Ledger, tell: Callable[[str], None]) -> Report | None:
     from bnsweep.analysis import make_report
+    from bnsweep.search import weigh
 
     try:
-        return make_report(ledger)
+        return make_report(ledger, weigh=weigh)
     except BnsweepError as error:
         tell(f"no report: {error}")
         return None

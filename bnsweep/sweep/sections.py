@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from bnsweep.errors import LedgerError
 from bnsweep.sweep.keys import (
@@ -262,9 +262,22 @@ def read_search(node: Node, mistakes: Mistakes) -> dict[str, Any]:
         values["options"] = to_object(options)
     elif options is not None:
         mistakes.add(options, "search.options", "must be a mapping of the sampler's options")
+    for name in ("storage", "warm_start"):
+        if isinstance(node, Table) and _has_password(values.get(name, "")):
+            hint = "libpq takes it from PGPASSWORD or ~/.pgpass, and it is stored nowhere"
+            must = "must be without a password"
+            mistakes.add(node.entries[name], f"search.{name}", must, "one", hint)
     if isinstance(node, Table) and "num_trials" not in node.entries:
         mistakes.add(node, "search.num_trials", "must be given", hint="the number of conditions to try")
     return values
+
+
+def _has_password(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return parts.password is not None or "password" in parse_qs(parts.query)
+    except ValueError:
+        return False
 
 
 def read_early_stop(node: Node, mistakes: Mistakes) -> dict[str, Any]:
