@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,12 +38,17 @@ def _foreign(root: Path) -> str:
     )
 
 
+def _marker(name: str) -> bytes:
+    return encode_json({"schema": SCHEMA, "name": name, "id": uuid.uuid4().hex})
+
+
 class SweepFolder:
     """A folder that holds a ledger's marker.
 
     Attributes:
         root: The folder.
         name: The sweep's name.
+        id: Tells apart sweeps of one name that different people run; empty where it was made without one.
         warnings: What was found damaged since the ledger was opened, one sentence each.
     """
 
@@ -55,7 +61,9 @@ class SweepFolder:
         self.root = Path(root)
         self.warnings: list[str] = []
         self._lease: Lease | None = None
-        self.name = self._read_marker()
+        marker = self._read_marker()
+        self.name = str(marker["name"])
+        self.id = str(marker.get("id", ""))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy in another process has: everything but the right to write, held by one."""
@@ -121,14 +129,15 @@ class SweepFolder:
         if foreign:
             raise LedgerError(_foreign(root))
         if not (root / _MARKER).exists():
-            link_bytes(root / _MARKER, encode_json({"schema": SCHEMA, "name": name}), root / "tmp")
+            link_bytes(root / _MARKER, _marker(name), root / "tmp")
 
-    def _read_marker(self) -> str:
+    def _read_marker(self) -> dict[str, Any]:
         path = self.root / _MARKER
         try:
             marker = read_json(path)
             check_schema(marker, path)
-            return str(marker["name"])
+            _ = marker["name"]
+            return marker
         except (FileNotFoundError, NotADirectoryError) as error:
             raise LedgerError(
                 f"A sweep's folder must hold {_MARKER}, but {self.root} has none: no sweep was run there. "

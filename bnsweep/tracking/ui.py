@@ -134,7 +134,7 @@ def start_ui(uri: str, storage: Path | str, port: int | None = None) -> UiServer
         return absolute_uri(uri)
     path = sqlite_path(uri)
     if path is not None and not path.exists():
-        from bnsweep.tracking.runs import connect
+        from bnsweep.tracking.stores import connect
 
         connect(uri)  # a server and a mirror that make the same tables at once leave half of them
     return UiServer(uri, storage, free_port() if port is None else port)

@@ -67,7 +67,7 @@ def ledger(tmp_path: Path) -> Ledger:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs."""
-    from bnsweep.tracking.runs import connect
+    from bnsweep.tracking.stores import connect
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in quiet_environment().items():

@@ -27,8 +27,9 @@ from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.records import Record
 from bnsweep.tracking import Summary, check_uri, start_mirror, start_ui, sync
 from bnsweep.tracking.exporter import Exporter
-from bnsweep.tracking.mirror import Mirror, Orders
-from bnsweep.tracking.runs import connect
+from bnsweep.tracking.mirror import Mirror
+from bnsweep.tracking.orders import Orders
+from bnsweep.tracking.stores import connect
 from bnsweep.tracking.ui import free_port
 from bnsweep.trial import TrialState
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from bnsweep.errors import ServiceError, SpecError
+from bnsweep.tracking.credentials import redacted
 from bnsweep.tracking.ui import free_port, ui_command, ui_environment
-from bnsweep.tracking.uris import absolute_uri, check_uri, default_uri, redacted, uri_digest
+from bnsweep.tracking.uris import absolute_uri, check_uri, default_uri, uri_digest
 
 
 @pytest.mark.parametrize(
