@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bnsweep.errors import BnsweepError
 from bnsweep.sweep import Plan, SweepSpec
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bnsweep.runners.search_source import SearchSource
     from bnsweep.search import Search
     from bnsweep.sweep.ledger import Ledger
-    from bnsweep.tracking import Summary
+    from bnsweep.tracking import MirrorProcess, Summary
 
 __all__ = [
     "MIRROR_SECONDS",
@@ -106,6 +106,7 @@ class Execution:
         self.errors: dict[str, int] = {}
         self.device = device_type(spec)
         self._rung: SearchSource | None = None
+        self._mirror: MirrorProcess | None = None
 
     def run(
         self,
@@ -119,7 +120,7 @@ class Execution:
 
         finished, made, tracked = True, None, None
         suggested = len(self.plan.trials)
-        mirror = _start_mirror(self.ledger, uri)
+        mirror = self._mirror = _start_mirror(self.ledger, uri)
         try:
             if found is not None:
                 self.ledger.write_environment(describe_driver())
@@ -190,6 +191,8 @@ class Execution:
         return runner.run(source, context, self._watch)
 
     def _watch(self, progress: Progress) -> None:
+        for sentence in self._mirror.news() if self._mirror else ():
+            self.tell(sentence)
         if progress.value is not None and self._rung is not None:
             self._rung.rung(progress)
         if progress.error:
@@ -244,7 +247,7 @@ def _tune_runner(spec: SweepSpec) -> Runner:
     return TuneRunner(resources.cpus, resources.gpus, resources.max_concurrent)
 
 
-def _start_mirror(ledger: Ledger, uri: str | None) -> Any:
+def _start_mirror(ledger: Ledger, uri: str | None) -> MirrorProcess | None:
     from bnsweep.tracking import start_mirror
 
     return start_mirror(ledger.root, uri) if uri else None

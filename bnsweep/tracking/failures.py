@@ -15,6 +15,7 @@ _DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
 _LOST = ("RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "NOT_FOUND")
 _NOT_MLFLOW = "API request to endpoint"  # how MLflow begins where the answer is none of its own
 _TRIES = 4
+_PAUSE_S = 0.5
 _SHORT_S = 5.0
 
 T = TypeVar("T")
@@ -71,5 +72,5 @@ def repeated(call: Callable[[], T]) -> T:
             slow = time.monotonic() - began > _SHORT_S
             if kind_of(error) is not Failure.AWAY or slow or attempt == _TRIES:
                 raise
-        time.sleep(0.25 * 2**attempt * random.uniform(0.5, 1.0))
+        time.sleep(_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
     raise AssertionError("unreachable")

@@ -40,6 +40,7 @@ _SAVE_SHARE = 100.0  # time between two writings of the mapping, in times that o
 _STATE_S = 5.0
 _LONGEST_PAUSE_S = 30.0
 _PATIENCE_S = 60.0
+_PATIENCE_LIVE_S = 20.0
 _OUTAGE = 3  # failures in a row after which all is looked up anew
 _LONGEST_REQUEST_S = 120
 _LOG_BYTES = 1_000_000
@@ -53,7 +54,9 @@ class Mirror:
         uri: Tracking URI.
         orders: When to stop.
         tell: Called with ``failing`` or ``well`` and an error, when the store begins and ceases to fail.
-        patience: Seconds of failures in a row after which a mirror that is to finish gives up.
+
+    A mirror that is to finish gives up after a minute of failures in a row, one that followed a sweep after
+    20 s: the user waits for it, and what is missing is sent by the next run.
     """
 
     def __init__(
@@ -62,14 +65,13 @@ class Mirror:
         uri: str,
         orders: Orders,
         tell: Callable[[str, str], None] = lambda event, error: None,
-        patience: float = _PATIENCE_S,
     ) -> None:
         self._ledger = ledger
         self._uri = uri
         self._orders = orders
         self._tell = tell
-        self._patience = patience
         self._live = not orders.finishing
+        self._patience = _PATIENCE_LIVE_S if self._live else _PATIENCE_S
         self._exporter: Exporter | None = None
         self._connected = False
         self._exported: set[str] = set()

@@ -38,7 +38,7 @@ class Orders:
         self._too_late: Callable[[], None] | None = None
 
     def heed(self, too_late: Callable[[], None]) -> None:
-        """Listen to standard input (unless nothing is to be followed), SIGTERM and SIGINT.
+        """Listen to standard input, SIGTERM and SIGINT.
 
         Args:
             too_late: Called in another thread where the deadline has passed and this process is still
@@ -46,8 +46,7 @@ class Orders:
         """
         self._too_late = too_late
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        listeners = [self._heed_signals] if self.finishing else [self._heed_signals, self._heed_input]
-        for listener in listeners:
+        for listener in (self._heed_signals, self._heed_input):
             threading.Thread(target=listener, daemon=True).start()
 
     def _heed_signals(self) -> None:
@@ -60,7 +59,10 @@ class Orders:
         while b"\n" not in heard and (more := os.read(sys.stdin.fileno(), 4096)):
             heard += more
         word, _, seconds = heard.decode(errors="replace").strip().partition(" ")
-        self.finish(float(seconds) if word == "finish" else _ORPHANED_S)
+        if word == "finish":
+            self.finish(float(seconds))
+        elif not self.finishing:
+            self.finish(_ORPHANED_S)
 
     def finish(self, seconds: float) -> None:
         """Say that the sweep is over, and how long to go on trying."""

@@ -238,7 +238,7 @@ def sync(root: Path | str, uri: str, timeout: float | None = None) -> Summary:
     ledger = Ledger(root)
     if not (ledger.root / "plan.json").exists():
         raise LedgerError(f"The ledger must hold a plan, but {ledger.root} has none. Run the sweep first.")
-    return MirrorProcess(root, uri).finish(timeout)
+    return MirrorProcess(root, uri, ()).finish(timeout)
 
 
 def log_report(root: Path | str, uri: str, timeout: float | None = 60.0) -> Summary:
