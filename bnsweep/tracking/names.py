@@ -37,7 +37,7 @@ def metric_name(name: str) -> str:
     """
     parts = [part for part in _NOT_IN_NAMES.sub("_", name).split("/") if part not in ("", ".", "..")]
     legal = "/".join(parts)
-    if legal == name and len(name) <= LONGEST_NAME:
+    if legal and legal == name and len(name) <= LONGEST_NAME:
         return name
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
     return f"{legal[: LONGEST_NAME - 9] or 'reading'}-{digest}"

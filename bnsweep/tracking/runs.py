@@ -273,10 +273,20 @@ class RunTable:
         repeated(lambda: self._client.log_inputs(run.run_id, inputs))
 
     def upload(self, run: OurRun, path: Path, folder: str | None = None) -> None:
-        """Upload a file, or all that is in a folder."""
+        """Upload a file, or all that is in a folder, and see that it is there.
+
+        MLflow takes any answer with status 200 for success, also that of a proxy which asks for a login.
+        """
         place: Any = get_artifact_repository(run.artifact_uri, self._client.tracking_uri)
-        send = place.log_artifacts if path.is_dir() else place.log_artifact
-        repeated(lambda: send(str(path), folder))
+
+        def send() -> None:
+            (place.log_artifacts if path.is_dir() else place.log_artifact)(str(path), folder)
+            if run.artifact_uri.startswith("mlflow-artifacts:") and not path.is_dir():
+                there = {Path(item.path).name: item.file_size for item in place.list_artifacts(folder)}
+                if there.get(path.name) != path.stat().st_size:
+                    raise ConnectionError(f"{path.name} was sent to {run.run_id} and is not there")
+
+        repeated(send)
 
     def has_file(self, run: OurRun, name: str) -> bool:
         """Tell whether an artifact is there, as far as that costs no call."""

@@ -55,7 +55,8 @@ def shown(uri: str, experiment: str, artifacts: Path | None = None) -> dict[str,
             (own,) = table(f"SELECT * FROM experiments WHERE name = '{experiment}'")
             assert own["lifecycle_stage"] == "active"
             runs = table(
-                f"SELECT * FROM runs WHERE experiment_id = {own['experiment_id']} AND lifecycle_stage = 'active'"
+                "SELECT * FROM runs WHERE lifecycle_stage = 'active' AND experiment_id = "
+                + str(own["experiment_id"])
             )
             content: dict[str, Any] = {}
             for run in runs:

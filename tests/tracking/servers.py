@@ -38,8 +38,8 @@ class ServerProcess:
 
     def start(self) -> None:
         command = [
-            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers",
-            "1", "--serve-artifacts", "--artifacts-destination", str(self.artifacts),
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
+            "--workers", "1", "--serve-artifacts", "--artifacts-destination", str(self.artifacts),
         ]  # fmt: skip
         environment = {
             **os.environ, **quiet_environment(), "MLFLOW_BACKEND_STORE_URI": self.store,

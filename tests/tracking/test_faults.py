@@ -93,3 +93,148 @@ def test_a_server_that_fails_now_and_then_shows_the_same_in_the_end(
         assert name in ("401", "403")
         summary = mirror(ledger, proxy.uri)
     assert clean(ledger.name, tracking_server) == undisturbed
+
+
+def test_a_run_whose_making_was_not_heard_of_is_adopted(
+    full_ledger: Full, proxy: Proxy, tracking_server: ServerProcess, undisturbed: dict[str, Any]
+) -> None:
+    """The mirror dies between making a run and noting its id; the next one finds it by its tag."""
+    ledger = full_ledger("adopted")
+    dead: list[int] = []
+
+    def script(number: int, path: str) -> Fault | None:
+        if dead or (path.endswith("runs/create") and number > 10):
+            dead.append(number)
+            return faults.hang_first if dead[1:] else faults.done_then_silence
+        return None
+
+    proxy.script = script
+    assert mirror(ledger, proxy.uri, seconds=3)["pending"] > 0
+    proxy.gone.set()
+    assert mirror(ledger, tracking_server.uri)["pending"] == 0
+    assert clean("adopted", tracking_server) == undisturbed
+
+
+@pytest.mark.parametrize("fault", [faults.hang, faults.hang_first], ids=["done", "not-done"])
+def test_a_server_that_hangs_for_two_minutes_holds_up_one_call(
+    fault: Fault,
+    full_ledger: Full,
+    proxy: Proxy,
+    tracking_server: ServerProcess,
+    undisturbed: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    hung: set[str] = set()
+
+    def script(number: int, path: str) -> Fault | None:
+        call = path.rsplit("/", 1)[-1]
+        if call in ("log-batch", "create", "update") and call not in hung:
+            hung.add(call)
+            return fault
+        return None
+
+    proxy.script = script
+    ledger = full_ledger(f"hang-{fault.__name__.replace('_', '-')}")
+    assert mirror(ledger, proxy.uri) == {"exported": 4, "pending": 0, "error": ""}
+    assert hung == {"log-batch", "create", "update"}
+    assert clean(ledger.name, tracking_server) == undisturbed
+
+
+def test_an_outage_leaks_nothing(
+    full_ledger: Full, proxy: Proxy, tracking_server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of failures: no thread, no file descriptor, a log of bounded size; then all is sent."""
+    monkeypatch.setattr("bnsweep.tracking.mirror._LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr("bnsweep.tracking.failures._PAUSE_S", 0.001)
+    ledger = full_ledger("outage")
+    orders, told = Orders(follow=True), []
+    one = Mirror(Ledger(ledger.root), proxy.uri, orders, lambda event, error: told.append(event))
+    kinds = [faults.status(500), faults.status(503), faults.html, faults.done_then_silence]
+    proxy.script = lambda number, path: kinds[number % len(kinds)]
+    runner = threading.Thread(target=one.run)
+    runner.start()
+    try:
+        until(lambda: len(proxy.asked) > 60)
+        before = open_files(), threading.active_count()
+        until(lambda: len(proxy.asked) > 400)
+        after = open_files(), threading.active_count()
+        assert told == ["failing"] and lag(ledger, proxy.uri, 4).pending == 4
+        assert lag(ledger, proxy.uri, 4).error
+        proxy.script = lambda number, path: None
+        until(lambda: lag(ledger, proxy.uri, 4).pending == 0)
+        assert told == ["failing", "well"]
+    finally:
+        orders.finish(60)
+        runner.join()
+    assert after[0] <= before[0] + 8 and after[1] <= before[1] + 4  # the proxy's connections come and go
+    assert lag(ledger, proxy.uri, 4).error == ""
+
+
+def test_the_log_of_a_mirror_is_bounded(
+    full_ledger: Full, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bnsweep.tracking import mirror as module
+
+    one = Mirror(full_ledger("logged"), "http://127.0.0.1:9", Orders(follow=False))
+    with (tmp_path / "log").open("a") as log:
+        monkeypatch.setattr(module.sys, "stderr", log)
+        for number in range(3000):
+            one._log(f"{number} " + "x" * 3000)
+    assert 0 < (tmp_path / "log").stat().st_size <= module._LOG_BYTES + 4000
+
+
+def until(holds: Callable[[], bool], seconds: float = 200) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_hanging_server_does_not_hold_up_whoever_ends_the_sweep(
+    full_ledger: Full, proxy: Proxy, tracking_server: ServerProcess, undisturbed: dict[str, Any]
+) -> None:
+    ledger = full_ledger("held-up")
+    proxy.script = lambda number, path: faults.hang_first
+    following = start_mirror(ledger.root, proxy.uri)
+    until(lambda: len(proxy.asked) > 0)
+    began = time.monotonic()
+    summary = following.finish(3)
+    assert time.monotonic() - began < 9
+    assert summary.pending == 4 and f"run bnsweep sync {ledger.root}" in str(summary)
+    assert "4 trials not exported" in str(summary)
+    summary = sync(ledger.root, tracking_server.uri)
+    assert summary.complete, summary
+    assert clean("held-up", tracking_server) == undisturbed
+
+
+def test_a_server_that_is_down_at_the_start_and_dies_in_the_middle_is_caught_up_with(
+    full_ledger: Full, tmp_path: Path, empty_store: Path, undisturbed: dict[str, Any]
+) -> None:
+    import shutil
+
+    shutil.copy(empty_store, tmp_path / "own.db")
+    server = ServerProcess(f"sqlite:///{tmp_path / 'own.db'}", tmp_path)
+    ledger = full_ledger("comes-late")
+    following = start_mirror(ledger.root, server.uri)
+    try:
+        until(lambda: bool(lag(ledger, server.uri, 4).error))
+        for _ in range(2):
+            server.start()
+            server.wait_ready()
+            until(lambda: lag(ledger, server.uri, 4).pending < 4)
+            server.kill()
+        server.start()
+        server.wait_ready()
+        summary = following.finish(200)
+        if not summary.complete:  # it had been away for longer than the end of a sweep waits
+            summary = sync(ledger.root, server.uri)
+        assert summary.complete, summary
+    finally:
+        server.kill()
+        following.finish(0)
+    assert clean("comes-late", server) == undisturbed
