@@ -235,14 +235,15 @@ class Mirror:
             return
         if self._failures:  # it answers now and then: no outage
             self._failures, self._failing_since = 1, time.monotonic()
-        self._exported.add(trial_id)
         members = self._members.get(trial.config.condition_id, []) if trial else []
-        if members and all(member.trial_id in self._exported for member in members):
+        others = (member.trial_id for member in members if member.trial_id != trial_id)
+        if members and all(other in self._exported for other in others):
             records = {
                 found.trial_id: found for found in self._ledger.records(item.trial_id for item in members)
             }
             for condition in conditions(members, records):
                 exporter.send_condition(condition)
+        self._exported.add(trial_id)
 
     def _is_refused(self, trial_id: str, error: Exception) -> bool:
         """Tell whether a trial is to be left out: it will not be taken, or was odd twice."""

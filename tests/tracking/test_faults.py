@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bnsweep.sweep.ledger import Ledger
+from bnsweep.tracking import lag, start_mirror, sync
+from bnsweep.tracking import mirror as module
 from bnsweep.tracking.mirror import Mirror
 from bnsweep.tracking.orders import Orders
 from bnsweep.tracking.process import quiet_environment
@@ -86,7 +93,7 @@ FAULTS: dict[str, Fault] = {
 def test_a_server_that_fails_now_and_then_shows_the_same_in_the_end(
     name: str, full_ledger: Full, proxy: Proxy, tracking_server: ServerProcess, undisturbed: dict[str, Any]
 ) -> None:
-    proxy.script = some(FAULTS[name], seed=len(name))
+    proxy.script = some(FAULTS[name], len(name), 0.08 if name in ("401", "403") else 0.3)
     ledger = full_ledger(f"fault-{name}")
     summary = mirror(ledger, proxy.uri)
     while summary["pending"] or summary["error"]:  # a mirror that is denied twice in a row gives up
@@ -96,9 +103,14 @@ def test_a_server_that_fails_now_and_then_shows_the_same_in_the_end(
 
 
 def test_a_run_whose_making_was_not_heard_of_is_adopted(
-    full_ledger: Full, proxy: Proxy, tracking_server: ServerProcess, undisturbed: dict[str, Any]
+    full_ledger: Full,
+    proxy: Proxy,
+    tracking_server: ServerProcess,
+    undisturbed: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The mirror dies between making a run and noting its id; the next one finds it by its tag."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     ledger = full_ledger("adopted")
     dead: list[int] = []
 
@@ -174,8 +186,6 @@ def test_an_outage_leaks_nothing(
 def test_the_log_of_a_mirror_is_bounded(
     full_ledger: Full, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bnsweep.tracking import mirror as module
-
     one = Mirror(full_ledger("logged"), "http://127.0.0.1:9", Orders(follow=False))
     with (tmp_path / "log").open("a") as log:
         monkeypatch.setattr(module.sys, "stderr", log)
@@ -215,8 +225,6 @@ def test_a_hanging_server_does_not_hold_up_whoever_ends_the_sweep(
 def test_a_server_that_is_down_at_the_start_and_dies_in_the_middle_is_caught_up_with(
     full_ledger: Full, tmp_path: Path, empty_store: Path, undisturbed: dict[str, Any]
 ) -> None:
-    import shutil
-
     shutil.copy(empty_store, tmp_path / "own.db")
     server = ServerProcess(f"sqlite:///{tmp_path / 'own.db'}", tmp_path)
     ledger = full_ledger("comes-late")

@@ -122,6 +122,7 @@ def test_the_ui_is_for_this_machine_only(tmp_path: Path) -> None:
     assert command[command.index("--workers") + 1] == "1"
     environment = ui_environment("postgresql://me:secret@host/db", tmp_path)
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert environment["MLFLOW_SERVER_X_FRAME_OPTIONS"] == "DENY"
     assert environment["MLFLOW_DEFAULT_ARTIFACT_ROOT"] == f"file://{tmp_path}/mlartifacts"
     assert not any("secret" in word for word in command)
 
