@@ -87,6 +87,7 @@ class Mirror:
         self._failing_since = 0.0
         self._last_logged = ""
         self._told = False
+        self._told_state = (-1, "")
         self._odd: set[str] = set()
 
     def run(self, report_only: bool = False) -> dict[str, Any]:
@@ -163,6 +164,8 @@ class Mirror:
             self._tell("well", "")
         if not self._refused:
             self._error = ""
+        if self._told_state != (len(self._exported), self._error) and time.monotonic() > self._next_state:
+            self._save_state()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -293,6 +296,7 @@ class Mirror:
         try:
             shown = self._exported if self._connected else exported_before(self._ledger, self._uri)
             write_state(self._ledger, self._uri, len(shown), self._error)
+            self._told_state = len(shown), self._error
         except BnsweepError as error:
             self._log(str(error))
 
