@@ -21,6 +21,7 @@ Full = Callable[..., Ledger]
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.mlflow,
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
