@@ -406,17 +406,15 @@ def _run(
     if left or unasked:
         _check_cpus(spec)
         if uri is not None:
-            from bnsweep.tracking import check_uri
-
-            check_uri(uri)
+            _say_if_away(uri, tell)
         if not known:
             Ledger.check_place(folder)
         found = _preflight(spec, kinds_of_trials(spec) if unasked else left)
         for note in found.notes:
             tell(f"note: {note}")
         _check_gpus(spec, found)
-    elif uri is not None:
-        uri = _reachable(uri, tell)
+    elif uri is not None and before is not None:
+        uri = _reachable(uri, before, tell)
     knowledge = _knowledge(spec, before, str(folder.parent), tell)
     ledger = Ledger(folder) if root else Ledger.open(folder.parent, spec.name, create=True)
     with ledger.exclusive(), stop_on_request(ledger):
@@ -613,15 +611,28 @@ def _opening(wanted: Plan, left: int, skipped: int) -> str:
     return text
 
 
-def _reachable(uri: str, tell: Callable[[str], None]) -> str | None:
+def _say_if_away(uri: str, tell: Callable[[str], None]) -> None:
+    """Say that a tracking store does not answer now; one that never will is an error."""
+    from bnsweep.tracking import unreachable
+    from bnsweep.tracking.credentials import redacted
+
+    if reason := unreachable(uri):
+        tell(
+            f"note: MLflow must answer at {redacted(uri)}, but {reason}. Training goes on without; what is "
+            "missing is sent once it answers, or by bnsweep sync."
+        )
+
+
+def _reachable(uri: str, ledger: Ledger, tell: Callable[[str], None]) -> str | None:
     """Return the store if it answers; a run with nothing to train does without it otherwise."""
     from bnsweep.errors import ServiceError
-    from bnsweep.tracking import check_uri
+    from bnsweep.tracking import check_uri, unsent
 
     try:
         check_uri(uri)
     except ServiceError as error:
-        tell(f"not mirrored: {error}")
+        summary = unsent(ledger, uri, "it does not answer")
+        tell(f"not mirrored: {error}" if summary.complete else f"not mirrored: {error} {summary}")
         return None
     return uri
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bnsweep.errors import BnsweepError
 from bnsweep.positions import Positions
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bnsweep.search.warm_start import Known
     from bnsweep.sweep.continuing import Start
     from bnsweep.sweep.ledger import Ledger
-    from bnsweep.tracking import Summary
+    from bnsweep.tracking import MirrorProcess, Summary
 
 __all__ = [
     "MIRROR_SECONDS",
@@ -126,6 +126,7 @@ class Execution:
         self.device = device_type(spec)
         self._rung: SearchSource | None = None
         self._study: StudyMirrorProcess | None = None
+        self._mirror: MirrorProcess | None = None
 
     def run(
         self,
@@ -140,7 +141,7 @@ class Execution:
 
         finished, made, tracked = True, None, None
         suggested = len(self.plan.trials)
-        mirror = _start_mirror(self.ledger, uri)
+        mirror = self._mirror = _start_mirror(self.ledger, uri)
         try:
             if found is not None:
                 self.ledger.write_environment(describe_driver())
@@ -232,6 +233,8 @@ class Execution:
     def _watch(self, progress: Progress) -> None:
         if self.positions is not None:
             self.positions.update(progress)
+        for sentence in self._mirror.news() if self._mirror else ():
+            self.tell(sentence)
         if progress.value is not None and self._rung is not None:
             self._rung.rung(progress)
         if progress.note:
@@ -290,7 +293,7 @@ def _tune_runner(spec: SweepSpec) -> Runner:
     return TuneRunner(resources.cpus, resources.gpus, resources.max_concurrent)
 
 
-def _start_mirror(ledger: Ledger, uri: str | None) -> Any:
+def _start_mirror(ledger: Ledger, uri: str | None) -> MirrorProcess | None:
     from bnsweep.tracking import start_mirror
 
     return start_mirror(ledger.root, uri) if uri else None

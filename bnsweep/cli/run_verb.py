@@ -107,7 +107,7 @@ def _program() -> str:
 
 def _tell(outcome: Any) -> None:
     """Print the table, what went wrong, and where everything is."""
-    from bnsweep.tracking.uris import redacted
+    from bnsweep.tracking.credentials import redacted
 
     where = shlex.quote(str(outcome.root))
     if outcome.report is not None:
