@@ -20,9 +20,11 @@ from bnsweep.execution import (
     Execution,
     Outcome,
     Runner,
+    Where,
     count_states,
     data_folder,
     device_type,
+    join,
     measurements,
     worker_count,
 )
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bnsweep.analysis import Report
-    from bnsweep.runners import Preflight, Progress
+    from bnsweep.runners import Preflight, Progress, Site
     from bnsweep.sweep.forecast import Forecast
     from bnsweep.sweep.ledger import Ledger
     from bnsweep.tracking import Summary
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Outcome",
     "Status",
+    "Where",
     "calibrate",
     "confirm",
     "find_ledger",
@@ -57,6 +60,8 @@ __all__ = [
     "stop",
     "sync",
 ]
+
+HERE = Where()
 
 Source = str | PathLike[str] | Mapping[str, Any] | SweepSpec
 
@@ -146,17 +151,18 @@ def calibrate(
         BnsweepError: If data, norm, storage or resources are not as they must be.
         LedgerBusyError: If another process is running this sweep.
     """
+    from bnsweep.runners import Machine
     from bnsweep.sweep.ledger import Ledger
 
     spec = load(source)
     wanted = make_plan(spec)
     _refuse_unprepared(wanted)
-    _check_cpus(spec)
-    found = _preflight(spec, wanted.trials)
-    _check_gpus(spec, found)
+    site = Machine()
+    place = storage_folder(spec, storage) / spec.name
+    found = _admit(spec, wanted.trials, site, place, None, lambda _: None)
     ledger = Ledger.open(storage_folder(spec, storage), spec.name, create=True)
     with ledger.exclusive():
-        ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted))
+        ledger.write_sweep(spec.text or text_of(spec), _stored_plan(spec, wanted))
         tell = say or (lambda _: None)
         execution = Execution(spec, wanted, ledger, runner, lambda _: None, tell, time.monotonic())
         execution.train(execution.source(wanted.trials, found, train=False))
@@ -214,6 +220,7 @@ def run(
     root: Path | None = None,
     retry_failed: bool = False,
     accept_changes: bool = False,
+    where: Where = HERE,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
     begin: Callable[[int], None] | None = None,
@@ -227,6 +234,7 @@ def run(
         root: The sweep's own folder, where that exists already, instead of ``storage``.
         retry_failed: Take up the trials that failed before; otherwise they stay failed.
         accept_changes: Go on although claims, data or the code's numbers changed since there are results.
+        where: On which cluster, and how long to wait for another process; this machine by default.
         progress: Called with the workers' progress.
         say: Called with sentences for people.
         begin: Called with the number of trials to run, before the first starts.
@@ -243,7 +251,9 @@ def run(
     spec = load(source)
     wanted = make_plan(spec)
     _refuse_unprepared(wanted)
-    return _run(spec, wanted, runner, storage, root, retry_failed, accept_changes, progress, say, begin)
+    return _run(
+        spec, wanted, runner, storage, root, retry_failed, accept_changes, where, progress, say, begin
+    )
 
 
 def confirm(
@@ -255,6 +265,7 @@ def confirm(
     storage: str | None = None,
     retry_failed: bool = False,
     accept_changes: bool = False,
+    where: Where = HERE,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
     begin: Callable[[int], None] | None = None,
@@ -272,6 +283,7 @@ def confirm(
         storage: Folder of results to look in.
         retry_failed: Take up the trials that failed before.
         accept_changes: Go on although the code's numbers changed since there are results.
+        where: As for :func:`run`.
         progress: Called with the workers' progress.
         say: Called with sentences for people.
         begin: Called with the number of trials to run.
@@ -310,6 +322,7 @@ def confirm(
         None,
         retry_failed,
         accept_changes,
+        where,
         progress,
         say,
         begin,
@@ -324,6 +337,7 @@ def _run(
     root: Path | None,
     retry_failed: bool,
     accept_changes: bool,
+    where: Where,
     progress: Callable[[Progress], None] | None,
     say: Callable[[str], None] | None,
     begin: Callable[[int], None] | None,
@@ -336,6 +350,9 @@ def _run(
     place = root or storage_folder(spec, storage) / spec.name
     known = (place / "ledger.json").exists()
     before = Ledger(place) if known else None
+    if before and where.wait:
+        with before.exclusive(where.wait):
+            pass  # what is left is known when the other process has ended
     planned, unasked = wanted, 0
     if spec.method == "optuna":
         planned = wanted.with_suggestions(before) if before else wanted
@@ -346,28 +363,20 @@ def _run(
     if before:
         agree(changes_since(spec, planned, before), accept_changes, tell)
     uri = _tracking_uri(spec, place.parent)
-    found = None
-    if left or unasked:
-        _check_cpus(spec)
-        if uri is not None:
-            from bnsweep.tracking import check_uri
-
-            check_uri(uri)
-        if not known:
-            Ledger.check_place(place)
-        found = _preflight(spec, kinds_of_trials(spec) if unasked else left)
-        for note in found.notes:
-            tell(f"note: {note}")
-        _check_gpus(spec, found)
-    elif uri is not None:
+    more = bool(left or unasked)
+    if not more and uri is not None:
         uri = _reachable(uri, tell)
-    ledger = Ledger(place) if root else Ledger.open(place.parent, spec.name, create=True)
-    with ledger.exclusive(), stop_on_request(ledger):
-        stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
-        ledger.write_sweep(spec.text or _text(spec), stored)
-        execution = Execution(spec, planned, ledger, runner, progress or (lambda _: None), tell, began)
-        start = begin or (lambda _: None)
-        return execution.run(left, found, uri, lambda count: start(count + unasked))
+    address = where.cluster if more and runner is None else None
+    with join(spec, address, where.insecure, tell) as site:
+        kinds = kinds_of_trials(spec) if unasked else left
+        found = _admit(spec, kinds, site, place, uri, tell) if more else None
+        ledger = Ledger(place) if root else Ledger.open(place.parent, spec.name, create=True)
+        with ledger.exclusive(where.wait), stop_on_request(ledger):
+            stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
+            ledger.write_sweep(spec.text or text_of(spec), stored)
+            show, start = progress or (lambda _: None), begin or (lambda _: None)
+            execution = Execution(spec, planned, ledger, runner, show, tell, began, site)
+            return execution.run(left, found, uri, lambda count: start(count + unasked))
 
 
 def stop(name: str | PathLike[str], storage: str | None = None, patience: float = 15.0) -> bool:
@@ -504,36 +513,44 @@ def _reachable(uri: str, tell: Callable[[str], None]) -> str | None:
     return uri
 
 
-def _preflight(spec: SweepSpec, left: Sequence[TrialConfig]) -> Preflight:
-    from bnsweep.runners import preflight
-
+def _one_of_each(trials: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """Return one trial of each static signature."""
     kinds: dict[tuple[object, ...], TrialConfig] = {}
-    for trial in left:
+    for trial in trials:
         static = ("model", "width", "depth", "features", "dataset", "norm", "groups", "inputs")
         kinds.setdefault(tuple(trial.parameters.get(name) for name in static), trial)
-    return preflight(list(kinds.values()), data_folder(spec))
+    return list(kinds.values())
 
 
-def _check_cpus(spec: SweepSpec) -> None:
-    _check_count("cpus", spec.resources.cpus, os.cpu_count() or 1)
+def _admit(
+    spec: SweepSpec,
+    kinds: Sequence[TrialConfig],
+    site: Site,
+    place: Path,
+    uri: str | None,
+    tell: Callable[[str], None],
+) -> Preflight:
+    """Look, before anything is written, for what would stop the sweep where its workers will be."""
+    from bnsweep.sweep.ledger import Ledger
 
-
-def _check_gpus(spec: SweepSpec, found: Preflight) -> None:
-    _check_count("gpus", spec.resources.gpus, found.gpus)
-    if device_type(spec) == "cuda" and not spec.resources.gpus:
+    resources = spec.resources
+    if device_type(spec) == "cuda" and not resources.gpus:
         raise BnsweepError(
             "resources.gpus must be > 0 where resources.device is cuda, but found 0. Say how much of a GPU a "
             "pack takes, such as 0.25."
         )
+    site.admit(resources.cpus, resources.gpus, str(place.parent), uri)
+    if uri is not None:
+        from bnsweep.tracking import check_uri
 
-
-def _check_count(name: str, asked: float, have: int) -> None:
-    """Refuse what this machine cannot give, before anything is written."""
-    if asked > have:
-        raise BnsweepError(
-            f"resources.{name} must be <= {have}, the {name} of this machine, but found {asked:g}. "
-            "Ask for less, or run on a larger machine."
-        )
+        check_uri(uri)
+    if not (place / "ledger.json").exists():
+        Ledger.check_place(place)
+    found = site.preflight(_one_of_each(kinds), data_folder(spec))
+    for note in found.notes:
+        tell(f"note: {note}")
+    site.check_gpus(resources.gpus, found)
+    return found
 
 
 def _tracking_uri(spec: SweepSpec, folder: Path) -> str | None:
@@ -545,7 +562,8 @@ def _tracking_uri(spec: SweepSpec, folder: Path) -> str | None:
     return absolute_uri(spec.tracking) if spec.tracking else default_uri(folder)
 
 
-def _text(spec: SweepSpec) -> str:
+def text_of(spec: SweepSpec) -> str:
+    """Return a spec as the text of a sweep file."""
     from bnsweep.sweep import to_yaml
 
     return to_yaml(spec.to_dict())

@@ -17,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(arguments: argparse.Namespace) -> int:
     """Go on with the sweep as it was submitted."""
+    if (arguments.address or "").startswith("http"):
+        return _resume_there(arguments)
     from bnsweep import api
     from bnsweep.errors import LedgerError
     from bnsweep.sweep.loading import load_text
@@ -28,3 +30,20 @@ def call(arguments: argparse.Namespace) -> int:
             f"{ledger.root} must hold sweep.yaml to be resumed, but has none; run the sweep file again"
         )
     return run(arguments, load_text(text, str(ledger.root / "sweep.yaml")), ledger.root)
+
+
+def _resume_there(arguments: argparse.Namespace) -> int:
+    """Go on with the sweep as a job of a cluster."""
+    from bnsweep import remote
+    from bnsweep.cli.submit_verb import flags_of, say, tell
+
+    sent = remote.resume(
+        arguments.name,
+        arguments.address,
+        insecure=arguments.insecure,
+        storage=arguments.storage,
+        flags=flags_of(arguments),
+        say=say,
+    )
+    arguments.follow = not arguments.quiet
+    return tell(sent, arguments)

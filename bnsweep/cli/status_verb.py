@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from bnsweep.cli.asking import add_asking, ask_there
+
 EXAMPLE = "bnsweep status quickstart"
 
 
@@ -15,11 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name", nargs="?", help="the sweep's name, its ledger's folder, or its file; all by default"
     )
     parser.add_argument("--storage", help="folder of results")
+    add_asking(parser)
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
 def call(arguments: argparse.Namespace) -> int:
     """Print one line a sweep."""
+    if arguments.address:
+        return ask_there(arguments, ["--json"] if arguments.json else [])
     from bnsweep import api
     from bnsweep.errors import LedgerError
 
