@@ -235,7 +235,7 @@ def _submission(job_id: str, content: str) -> dict[str, object]:
         "sent_from": platform.node(),
         "python": platform.python_version(),
         "code": code,
-        "folder": None if here["commit"] == code["commit"] else here,
+        "folder": None if here["commit"] in (None, code["commit"]) else here,
     }
 
 

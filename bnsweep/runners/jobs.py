@@ -123,7 +123,8 @@ class Jobs:
         prepare_tune()
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
+        for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.url = url
         with self._answers():
             self._client = JobSubmissionClient(url)
@@ -196,7 +197,7 @@ class Jobs:
 
         Args:
             folder: What it is sent.
-            words: Arguments of ``python -m bnsweep``, run in that folder.
+            words: Arguments of bnsweep, run in that folder by its ``start.sh``.
             job_id: What the job is called; after a failure ``-try2`` and so on is added.
             labels: ``sweep``, ``content`` and ``verb``, by which it is found again.
             variables: Environment variables of the job and its workers.
@@ -211,7 +212,7 @@ class Jobs:
         if last is not None and last.state not in ("FAILED", "STOPPED"):
             return last, False
         name = job_id if last is None else f"{job_id}-try{_attempt(last.job_id) + 1}"
-        command = "exec ${BNSWEEP_PYTHON:-python} -m bnsweep " + " ".join(map(shlex.quote, words))
+        command = "exec sh start.sh " + " ".join(map(shlex.quote, words))
         environment = {
             "working_dir": str(folder),
             "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **variables},

@@ -26,6 +26,13 @@ __all__ = ["MOST_BYTES", "check_size", "digest_of", "fill", "modules_of", "packe
 MOST_BYTES = 100 * 2**20
 """What the dashboard of a Ray cluster takes in one upload."""
 
+START = """\
+# Starts bnsweep with the Python that Ray runs with here, which the path of commands may not name.
+lib='s#^.* \\(/.*\\)/lib/python[0-9.]*/[a-z]*-packages/ray/_raylet[^/]*$#\\1/bin/python3#p'
+found=$(sed -n "$lib" "/proc/$PPID/maps" 2>/dev/null | head -n 1)
+exec "${BNSWEEP_PYTHON:-${found:-python3}}" -m bnsweep "$@"
+"""
+
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 
@@ -53,6 +60,7 @@ def fill(folder: Path, modules: Sequence[Path]) -> None:
     about = folder / f"bnsweep-{version}.dist-info"
     about.mkdir()
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: bnsweep\nVersion: {version}\n")
+    (folder / "start.sh").write_text(START)
     for path in modules:
         target = folder / path.name
         if not path.exists() or target.exists():
