@@ -79,6 +79,7 @@ def carry_out(arguments: argparse.Namespace, verb: Callable[..., Any]) -> int:
     from bnsweep.cli.progress import ProgressLine
 
     signal.signal(signal.SIGTERM, _as_interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a Ray job inherits it blocked
     runner = None
     if arguments.in_process:
         from bnsweep.runners import LocalRunner
