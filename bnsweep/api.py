@@ -31,6 +31,7 @@ from bnsweep.execution import (
 from bnsweep.guards import agree, changes_since, claims_of, stop_on_request
 from bnsweep.sweep import Plan, SweepSpec, load_spec, make_plan
 from bnsweep.sweep.objectives import Goal
+from bnsweep.sweep.places import ObjectPath, Place, is_url, local_folder, place
 from bnsweep.sweep.plan import kinds_of_trials
 from bnsweep.trial import TrialConfig
 
@@ -79,7 +80,7 @@ class Status:
     """
 
     name: str
-    root: Path
+    root: Place
     planned: int
     states: Mapping[str, int]
     open_packs: int
@@ -171,21 +172,25 @@ def calibrate(
 def _known_ledger(spec: SweepSpec, storage: str | None) -> Ledger | None:
     from bnsweep.sweep.ledger import Ledger
 
-    place = storage_folder(spec, storage) / spec.name
-    return Ledger(place) if (place / "ledger.json").exists() else None
+    root = storage_folder(spec, storage) / spec.name
+    return Ledger(root) if (root / "ledger.json").is_file() else None
 
 
-def storage_folder(spec: SweepSpec | None = None, storage: str | None = None) -> Path:
-    """Return the folder of results: as given, as the file says, ``$BNSWEEP_STORAGE``, or ``results``."""
+def storage_folder(spec: SweepSpec | None = None, storage: str | None = None) -> Place:
+    """Return the folder of results: as given, as the file says, ``$BNSWEEP_STORAGE``, or ``results``.
+
+    Raises:
+        LedgerError: If it is the address of a store of another kind than S3.
+    """
     stated = spec.storage if spec is not None and "storage" in spec.given else None
-    return Path(storage or stated or os.environ.get("BNSWEEP_STORAGE") or "results").expanduser()
+    return place(storage or stated or os.environ.get("BNSWEEP_STORAGE") or "results")
 
 
-def find_ledger(name: str | PathLike[str], storage: str | None = None) -> Ledger:
+def find_ledger(name: str | PathLike[str] | ObjectPath, storage: str | None = None) -> Ledger:
     """Return the ledger that ``name`` means.
 
     Args:
-        name: A sweep's name, a ledger's folder, or a sweep file.
+        name: A sweep's name, a ledger's folder or URL, or a sweep file.
         storage: Folder of results to look in, for a name.
 
     Raises:
@@ -194,6 +199,8 @@ def find_ledger(name: str | PathLike[str], storage: str | None = None) -> Ledger
     """
     from bnsweep.sweep.ledger import Ledger
 
+    if isinstance(name, ObjectPath) or is_url(name):
+        return Ledger(place(name))
     path = Path(name).expanduser()
     here = path.resolve()
     if path.suffix in (".yaml", ".yml") and path.is_file():
@@ -217,7 +224,7 @@ def run(
     *,
     runner: Runner | None = None,
     storage: str | None = None,
-    root: Path | None = None,
+    root: Place | None = None,
     retry_failed: bool = False,
     accept_changes: bool = False,
     where: Where = HERE,
@@ -334,7 +341,7 @@ def _run(
     wanted: Plan,
     runner: Runner | None,
     storage: str | None,
-    root: Path | None,
+    root: Place | None,
     retry_failed: bool,
     accept_changes: bool,
     where: Where,
@@ -347,9 +354,9 @@ def _run(
 
     began = time.monotonic()
     tell = say or (lambda _: None)
-    place = root or storage_folder(spec, storage) / spec.name
-    known = (place / "ledger.json").exists()
-    before = Ledger(place) if known else None
+    folder = root or storage_folder(spec, storage) / spec.name
+    known = (folder / "ledger.json").is_file()
+    before = Ledger(folder) if known else None
     if before and where.wait:
         with before.exclusive(where.wait):
             pass  # what is left is known when the other process has ended
@@ -362,15 +369,15 @@ def _run(
     tell(_opening(wanted, len(left) + unasked, skipped))
     if before:
         agree(changes_since(spec, planned, before), accept_changes, tell)
-    uri = _tracking_uri(spec, place.parent)
+    uri = _tracking_uri(spec, folder.parent)
     more = bool(left or unasked)
     if not more and uri is not None:
         uri = _reachable(uri, tell)
     address = where.cluster if more and runner is None else None
     with join(spec, address, where.insecure, tell) as site:
         kinds = kinds_of_trials(spec) if unasked else left
-        found = _admit(spec, kinds, site, place, uri, tell) if more else None
-        ledger = Ledger(place) if root else Ledger.open(place.parent, spec.name, create=True)
+        found = _admit(spec, kinds, site, folder, uri, tell) if more else None
+        ledger = Ledger(folder) if root else Ledger.open(folder.parent, spec.name, create=True)
         with ledger.exclusive(where.wait), stop_on_request(ledger):
             stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
             ledger.write_sweep(spec.text or text_of(spec), stored)
@@ -404,7 +411,7 @@ def stop(name: str | PathLike[str], storage: str | None = None, patience: float 
     return True
 
 
-def status(name: str | PathLike[str], storage: str | None = None) -> Status:
+def status(name: str | PathLike[str] | ObjectPath, storage: str | None = None) -> Status:
     """Say where a sweep stands, while another process runs it or not.
 
     Raises:
@@ -453,7 +460,7 @@ def tracking_uri(ledger: Ledger, uri: str | None = None) -> str:
             f"Sweep {ledger.name} must be tracked to be shown, but its file says tracking: none. Name a "
             "store with --uri."
         )
-    return str(uri or stored or default_uri(ledger.root.parent))
+    return str(uri or stored or default_uri(local_folder(ledger.root.parent)))
 
 
 def sync(name: str | PathLike[str], storage: str | None = None, uri: str | None = None) -> Summary:
@@ -526,7 +533,7 @@ def _admit(
     spec: SweepSpec,
     kinds: Sequence[TrialConfig],
     site: Site,
-    place: Path,
+    place: Place,
     uri: str | None,
     tell: Callable[[str], None],
 ) -> Preflight:
@@ -544,7 +551,7 @@ def _admit(
         from bnsweep.tracking import check_uri
 
         check_uri(uri)
-    if not (place / "ledger.json").exists():
+    if not (place / "ledger.json").is_file():
         Ledger.check_place(place)
     found = site.preflight(_one_of_each(kinds), data_folder(spec))
     for note in found.notes:
@@ -553,13 +560,13 @@ def _admit(
     return found
 
 
-def _tracking_uri(spec: SweepSpec, folder: Path) -> str | None:
+def _tracking_uri(spec: SweepSpec, folder: Place) -> str | None:
     from bnsweep.tracking import default_uri
     from bnsweep.tracking.uris import absolute_uri
 
     if spec.tracking == "none":
         return None
-    return absolute_uri(spec.tracking) if spec.tracking else default_uri(folder)
+    return absolute_uri(spec.tracking) if spec.tracking else default_uri(local_folder(folder))
 
 
 def text_of(spec: SweepSpec) -> str:

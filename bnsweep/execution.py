@@ -15,6 +15,7 @@ from bnsweep.errors import BnsweepError
 from bnsweep.sweep import Plan, SweepSpec
 from bnsweep.sweep.forecast import Measured
 from bnsweep.sweep.objectives import Goal
+from bnsweep.sweep.places import Place
 from bnsweep.sweep.plan import expander, kinds_of_trials
 from bnsweep.trial import CUSTOM_NORM, DEFAULT_KERNEL, TrialConfig
 
@@ -108,7 +109,7 @@ class Outcome:
     """
 
     name: str
-    root: Path
+    root: Place
     states: Mapping[str, int]
     started: int
     interrupted: bool

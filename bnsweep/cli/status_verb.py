@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bnsweep.sweep.places import Place
 
 from bnsweep.cli.asking import add_asking, ask_there
 
@@ -29,11 +32,11 @@ def call(arguments: argparse.Namespace) -> int:
     from bnsweep.errors import LedgerError
 
     folder = api.storage_folder(None, arguments.storage)
-    names: list[str | Path]
+    names: list[str | Place]
     if arguments.name:
         names = [arguments.name]
     else:
-        names = sorted(entry.parent for entry in folder.glob("*/ledger.json"))
+        names = sorted((entry.parent for entry in folder.glob("*/ledger.json")), key=str)
     if not names:
         raise LedgerError(f"There must be a sweep in {folder}, but it holds none; say where with --storage")
     found = [api.status(name, arguments.storage) for name in names]

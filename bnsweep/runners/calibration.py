@@ -86,7 +86,7 @@ def _ledger_share(
 def _rows(trial: TrialConfig, rows: Mapping[str, Sequence[tuple[str, int]]]) -> Iterator[CurveRow]:
     """Yield readings like those of a trial: the names, layers and steps of a real one, random values."""
     draw = random.Random(0)
-    single = trial.parameters["precision"] == "float32"
+    single = trial.tensor_dtype == "float32"
     for event, steps in reading_steps(trial).items():
         for step in steps:
             for name, layer in rows[event]:

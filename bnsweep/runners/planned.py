@@ -90,8 +90,7 @@ class PlannedPacks:
         units, self._units = self._units, []
         if not self._measuring and self._rest:
             packs = self.measured.packs(self._rest, workers, self.device)
-            for pack in packs:
-                self.ledger.write_pack(pack.pack_id, self.plan.pack_content(pack))
+            self.ledger.write_packs({pack.pack_id: self.plan.pack_content(pack) for pack in packs})
             self._explain()
             self.tell(
                 f"{self.count} trials in {self._open + len(packs)} packs; results in {self.ledger.root}"

@@ -1,10 +1,10 @@
 """The lease on a sweep: which process may run it, and how another one takes over from a dead one.
 
 A lease is a file ``lease/<epoch>.json``; the highest epoch holds. It is made by ``os.link``, which is
-atomic on disks and NFS, so that of several challengers one wins; its holder alone rewrites it, with a
-counter that grows. A challenger that has seen the counter stand still for ``expiry`` seconds of its own
-monotonic clock makes the next epoch; no two clocks are compared. A holder that finds a higher epoch has
-lost the sweep, and stops.
+atomic on disks and NFS, or by a conditional write to a store, so that of several challengers one wins;
+its holder alone rewrites it, with a counter that grows. A challenger that has seen the counter stand
+still for ``expiry`` seconds of its own monotonic clock makes the next epoch; no two clocks are compared.
+A holder that finds a higher epoch has lost the sweep, and stops.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from bnsweep.errors import LedgerBusyError, LedgerError
-from bnsweep.sweep.files import encode_json, link_bytes, read_json, replace_bytes
+from bnsweep.sweep.files import encode_json, link_bytes, names_in, read_json, replace_bytes
+from bnsweep.sweep.places import Place
 
 __all__ = ["EXPIRY_SECONDS", "RENEW_SECONDS", "Lease"]
 
@@ -44,7 +45,7 @@ class Lease:
     """
 
     def __init__(
-        self, root: Path, name: str, renew: float = RENEW_SECONDS, expiry: float = EXPIRY_SECONDS
+        self, root: Place, name: str, renew: float = RENEW_SECONDS, expiry: float = EXPIRY_SECONDS
     ) -> None:
         self._folder, self._scratch, self._name = root / "lease", root / "tmp", name
         self._renew, self._expiry = renew, expiry
@@ -154,12 +155,11 @@ class Lease:
         self._content |= changes
         replace_bytes(self._path(self._epoch), encode_json(self._content), self._scratch)
 
-    def _path(self, epoch: int) -> Path:
+    def _path(self, epoch: int) -> Place:
         return self._folder / f"{epoch:08d}.json"
 
     def _epochs(self) -> list[int]:
-        names = os.listdir(self._folder) if self._folder.is_dir() else []
-        return [int(found[1]) for found in map(_NAME.fullmatch, names) if found]
+        return [int(found[1]) for found in map(_NAME.fullmatch, names_in(self._folder)) if found]
 
     def _highest(self) -> tuple[int, dict[str, Any]]:
         """Return the highest epoch and its holder, which is empty where the file cannot be read."""

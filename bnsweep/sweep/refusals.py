@@ -48,12 +48,8 @@ NOT_BUILT: tuple[Refusal, ...] = (
         "save_weights", lambda value: value == "final", "must be none or absent",
         "storing final weights is not built yet: curves and readings are stored",
     ),
-    Refusal(
-        "storage", lambda value: value.startswith("s3://"), "must be a folder",
-        "s3 storage is not built yet: use a folder, or one that all machines share",
-    ),
 )  # fmt: skip
-"""Every refusal; see also ``NOT_BUILT_VALUES`` in ``values.py`` for values of parameters."""
+"""Every refusal."""
 
 
 def refuse(root: Table, values: Mapping[str, Any], mistakes: Mistakes) -> None:

@@ -44,13 +44,15 @@ class TrainingPass:
     gradients: dict[str, Tensor]
 
 
-def kernels_of(plan: NetworkPlan, batch_size: object, dataset: Dataset) -> tuple[str, ...]:
+def kernels_of(
+    plan: NetworkPlan, batch_size: object, dataset: Dataset, lower: bool = False
+) -> tuple[str, ...]:
     """Return the kernels beside ``grouped`` that are made for dense networks, the fastest first.
 
     ``fused`` are passes that are written out; ``moments`` are the same on a few points with the
-    moments of the data set, where that is exact.
+    moments of the data set, where that is exact. With products in ``lower`` precision there are none.
     """
-    if not fused_available(plan):
+    if not fused_available(plan) or lower:
         return ()
     return ("moments", "fused") if moments_available(plan, batch_size, dataset) else ("fused",)
 
@@ -82,7 +84,8 @@ class MemberStack:
         if model is None:
             model = make_model(parameters, dataset.facts, len(trials), dtype=like.dtype, kernel=kernel)
         self.model = model.to(like.device)
-        dense = kernels_of(model.plan, parameters["batch_size"], dataset)
+        self._lower = model.products is not None
+        dense = kernels_of(model.plan, parameters["batch_size"], dataset, self._lower)
         if kernel in ("moments", "fused") and kernel not in dense:
             kernel = "fused" if "fused" in dense else "grouped"
         self.kernel = kernel
@@ -147,18 +150,20 @@ class MemberStack:
         """Take the readings of an update that has just been made from what ``done`` gave.
 
         A probe subtracts gradients that are nearly equal, so that all must be rounded alike: those of
-        autograd are taken over, those of another kernel are computed again.
+        autograd are taken over, those of another kernel or of a lower precision are computed again.
         """
-        return measure(
-            snapshot,
-            done.losses,
-            done.gradients if self._dense is None else None,
-            self.optimizer.params,
-            self.model,
-            self.batches,
-            self.objective,
-            penalized=bool(self._penalized),
-        )
+        taken_over = self._dense is None and not self._lower
+        with self.model.exact():
+            return measure(
+                snapshot,
+                done.losses,
+                done.gradients if taken_over else None,
+                self.optimizer.params,
+                self.model,
+                self.batches,
+                self.objective,
+                penalized=bool(self._penalized),
+            )
 
     def evaluate(self, step: int) -> dict[str, Tensor]:
         """Return ``test_loss`` and, for classes, ``test_accuracy``: float64 ``[K]``, over the test split.
@@ -191,7 +196,8 @@ class MemberStack:
         noise: list[SiteNoise] | None = None
         if self._noisy_evaluation:
             noise = self.batches.noise(step, f"evaluation {chunk}", len(x))
-        outputs = self.model(x.expand(len(self.trials), *x.shape), noise, self.batches.levels)
+        with self.model.exact():
+            outputs = self.model(x.expand(len(self.trials), *x.shape), noise, self.batches.levels)
         return outputs, y.expand(len(self.trials), *y.shape)
 
     def select(self, rows: Sequence[int]) -> MemberStack:

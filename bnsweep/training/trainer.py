@@ -89,9 +89,9 @@ class PackTrainer:
                 f"but found {len(trials)} trials of {len(signatures)} signatures"
             )
         parameters = trials[0].parameters
-        if str(dataset.train_x.dtype) != f"torch.{parameters['precision']}":
+        if str(dataset.train_x.dtype) != f"torch.{trials[0].tensor_dtype}":
             raise ValueError(
-                f"the data set must be in the precision of the trials, {parameters['precision']}, "
+                f"the data set must be in the precision of the trials, {trials[0].tensor_dtype}, "
                 f"but found {dataset.train_x.dtype}"
             )
         self.trials, self.dataset, self.kernel = tuple(trials), dataset, kernel

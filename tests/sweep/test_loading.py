@@ -286,7 +286,6 @@ CASES = {
     "checkpoints": (doc("lr: 1", "keep_checkpoints: true\n"), 2, "keep_checkpoints", "not built"),
     "weights": (doc("lr: 1", "save_weights: final\n"), 2, "save_weights", "not built"),
     "s3": (doc("lr: 1", "storage: s3://bucket/x\n"), 2, "storage", "not built"),
-    "bfloat16": (doc("precision: bfloat16"), 4, "parameters.precision", "not built"),
     "unnamed claim": (doc("lr: 1", "claims: [3]\n"), 2, "claims[0]", "name of a claim"),
     "claim's level": (doc("lr: 1", "claims: [{a: {alpha: 2}}]\n"), 2, "claims[0].a.alpha", "0.5"),
 }  # fmt: skip
