@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from bnsweep.errors import LedgerError, StorageError
 from bnsweep.sweep.files import clean_scratch, encode_json, link_bytes, read_json, scratch_file
-from bnsweep.sweep.lease import EXPIRY_SECONDS, RENEW_SECONDS, Lease
+from bnsweep.sweep.lease import EXPIRY_SECONDS, RENEW_SECONDS, Holder, Lease
 from bnsweep.sweep.places import ObjectPath, Place, place
 from bnsweep.sweep.records import SCHEMA, check_schema, now
 
@@ -149,7 +149,9 @@ class SweepFolder:
         try:
             marker = read_json(path)
             check_schema(marker, path)
-            return str(marker["name"])
+            if not isinstance(marker["name"], str) or not NAME.fullmatch(marker["name"]):
+                raise ValueError(f"its name must match {NAME.pattern}, but is {marker['name']!r:.80}")
+            return marker["name"]
         except (FileNotFoundError, NotADirectoryError) as error:
             raise LedgerError(
                 f"A sweep's folder must hold {_MARKER}, but {self.root} has none: no sweep was run there. "
@@ -191,6 +193,15 @@ class SweepFolder:
             lease.release()
             if lease.lost:
                 lease.check()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the lease that this process holds; 0 where it holds none."""
+        return self._lease.epoch if self._lease else 0
+
+    def holder(self) -> Holder | None:
+        """Return who has the sweep, or had it last; ``None`` where nobody ever had."""
+        return Lease(self.root, self.name).look()
 
     def _fence(self) -> None:
         """Refuse to write for a driver whose lease another one has taken over; workers hold none."""

@@ -40,14 +40,6 @@ NOT_BUILT: tuple[Refusal, ...] = (
         "search", lambda value: "warm_start" in value, "must be without warm_start",
         "starting from another search is not built yet: give both the same name and raise num_trials",
     ),
-    Refusal(
-        "keep_checkpoints", lambda value: value is True, "must be false or absent",
-        "going on from a finished trial is not built yet: a larger number of steps is a new trial",
-    ),
-    Refusal(
-        "save_weights", lambda value: value == "final", "must be none or absent",
-        "storing final weights is not built yet: curves and readings are stored",
-    ),
 )  # fmt: skip
 """Every refusal."""
 

@@ -110,6 +110,8 @@ class Exporter:
         rows = [row for row in rows_of(table) if row.layer == 0]
         readings, infinite = headline(rows)
         tags = trial_tags(record.config, trial_id, record.state) | {EXPORTED: record.curves_sha256}
+        if record.continued_from:
+            tags["bnsweep.continued_from"] = record.continued_from
         if record.diverged_step is not None:
             tags["bnsweep.diverged_step"] = str(record.diverged_step)
         if infinite:
@@ -118,6 +120,8 @@ class Exporter:
         run, new = self._child(trial_id, label or record.label, tags, start)
         self._runs.reopen(run)
         self._runs.upload(run, self._ledger.curve_file(trial_id))
+        if record.weights_sha256 and self._ledger.weights_file(trial_id).exists():
+            self._runs.upload(run, self._ledger.weights_file(trial_id))
         self._runs.log_dataset(run, dataset_facts(record.config, record.data))
         given = params(record.parameters)
         self._runs.write(run, self._unsent(trial_id, readings), given, {} if new else tags)
