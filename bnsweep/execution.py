@@ -246,7 +246,7 @@ class Execution:
             keep_states=self.spec.keep_checkpoints,
             save_weights=self.spec.save_weights == "final",
         )
-        runner = self.runner or _tune_runner(self.spec, self.tell)
+        runner = self.runner or _tune_runner(self.spec)
         return runner.run(source, context, self._watch)
 
     def _watch(self, progress: Progress) -> None:
@@ -303,11 +303,11 @@ def _stackable(trial: TrialConfig, found: Preflight) -> bool:
     return not CUSTOM_NORM.fullmatch(norm) or found.stacks.get(norm, False)
 
 
-def _tune_runner(spec: SweepSpec, tell: Callable[[str], None]) -> Runner:
+def _tune_runner(spec: SweepSpec) -> Runner:
     from bnsweep.runners.tune import TuneRunner
 
     resources = spec.resources
-    return TuneRunner(resources.cpus, resources.gpus, resources.max_concurrent, tell)
+    return TuneRunner(resources.cpus, resources.gpus, resources.max_concurrent)
 
 
 def _start_mirror(ledger: Ledger, uri: str | None) -> Any:

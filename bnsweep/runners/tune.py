@@ -254,7 +254,6 @@ class TuneRunner:
         cpus: CPUs of one worker.
         gpus: GPUs of one worker; a fraction shares a device.
         max_concurrent: Most workers at once; by default as many as there are slots.
-        say: Called with sentences for people.
     """
 
     def __init__(
@@ -262,11 +261,9 @@ class TuneRunner:
         cpus: float = 1,
         gpus: float = 0,
         max_concurrent: int | None = None,
-        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.cpus, self.gpus = cpus, gpus
         self.max_concurrent = max_concurrent
-        self.say = say
         self.trainable: type[tune.Trainable] = _PackTrainable
 
     def run(self, source: Source, context: WorkerContext, report: Report) -> bool:
