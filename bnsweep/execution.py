@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from bnsweep.trial import CUSTOM_NORM, DEFAULT_KERNEL, TrialConfig
 
 if TYPE_CHECKING:
     from bnsweep.analysis import Report
-    from bnsweep.runners import Preflight, Progress, Source, WorkerContext
+    from bnsweep.runners import Preflight, Progress, Site, Source, WorkerContext
     from bnsweep.runners.search_source import SearchSource
     from bnsweep.search import Search, StudyMirrorProcess
     from bnsweep.search.warm_start import Known
@@ -35,9 +36,11 @@ __all__ = [
     "Execution",
     "Outcome",
     "Runner",
+    "Where",
     "count_states",
     "data_folder",
     "device_type",
+    "join",
     "measurements",
     "worker_count",
 ]
@@ -57,6 +60,42 @@ class Runner(Protocol):
 
     def run(self, source: Source, context: WorkerContext, report: Callable[[Progress], None]) -> bool:
         """Do everything that ``source`` has; return whether all was tried."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """On what a sweep is run.
+
+    Attributes:
+        address: A running Ray cluster; ``None`` for ``$RAY_ADDRESS``, else this machine alone.
+        insecure: Permit a cluster on this machine that asks for no token.
+        wait: Seconds to wait for another process that runs the sweep.
+    """
+
+    address: str | None = None
+    insecure: bool = False
+    wait: float = 0.0
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of the cluster, or ``None`` for this machine alone."""
+        stated = self.address or os.environ.get("RAY_ADDRESS")
+        return None if stated in (None, "", "local") else stated
+
+
+@contextmanager
+def join(spec: SweepSpec, address: str | None, insecure: bool, tell: Callable[[str], None]) -> Iterator[Site]:
+    """Give the site of a run: this machine, or the cluster at ``address``, which is joined meanwhile."""
+    from bnsweep.runners import Machine
+
+    if address is None:
+        yield Machine()
+        return
+    from bnsweep.runners.joining import attach
+    from bnsweep.runners.parcel import packed
+
+    with packed(spec) as parcel, attach(address, insecure=insecure, parcel=parcel, say=tell) as cluster:
+        yield cluster
 
 
 @dataclass(frozen=True)
@@ -115,10 +154,11 @@ class Execution:
         began: float,
         starts: Mapping[str, Start] | None = None,
         total: int = 0,
+        site: Site | None = None,
     ) -> None:
         self.total = total
         self.positions: Positions | None = None
-        self.began = began
+        self.began, self.site = began, site
         self.starts = starts or {}
         self.spec, self.plan, self.ledger = spec, wanted, ledger
         self.runner, self.progress, self.tell = runner, progress, tell
@@ -223,7 +263,7 @@ class Execution:
             data_root=data_folder(self.spec),
             threads=max(1, int(self.spec.resources.cpus)),
             import_path=os.getcwd(),
-            neighbours=worker_count(self.spec),
+            neighbours=worker_count(self.spec, self.site),
             keep_states=self.spec.keep_checkpoints,
             save_weights=self.spec.save_weights == "final",
         )
@@ -257,12 +297,12 @@ def device_type(spec: SweepSpec) -> str:
     return automatic if resources.device == "auto" else resources.device
 
 
-def worker_count(spec: SweepSpec) -> int:
-    """Return how many workers of a sweep this machine takes at once."""
+def worker_count(spec: SweepSpec, site: Site | None = None) -> int:
+    """Return how many workers of a sweep share a machine: this one, or the largest of a cluster."""
+    from bnsweep.runners import Machine
+
     resources = spec.resources
-    slots = max(1, int((os.cpu_count() or 1) / max(resources.cpus, 1e-3)))
-    if resources.gpus:
-        slots = min(slots, max(1, int(1 / resources.gpus))) if resources.gpus < 1 else slots
+    slots = (site or Machine()).neighbours(resources.cpus, resources.gpus)
     return min(slots, resources.max_concurrent or slots)
 
 
