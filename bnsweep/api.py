@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +20,18 @@ from bnsweep.execution import (
     Execution,
     Outcome,
     Runner,
-    count_states,
+    Where,
     data_folder,
     device_type,
+    join,
     measurements,
     worker_count,
 )
+from bnsweep.extending import describe_starts, starts_of, tell_what_is_not_kept
 from bnsweep.guards import agree, changes_since, claims_of, stop_on_request
+from bnsweep.standing import Status, read_status
 from bnsweep.sweep import Plan, SweepSpec, load_spec, make_plan
+from bnsweep.sweep.folder import NAME
 from bnsweep.sweep.objectives import Goal
 from bnsweep.sweep.places import ObjectPath, Place, is_url, local_folder, place
 from bnsweep.sweep.plan import kinds_of_trials
@@ -35,9 +39,10 @@ from bnsweep.trial import TrialConfig
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
     from bnsweep.analysis import Report
-    from bnsweep.runners import Preflight, Progress
+    from bnsweep.runners import Preflight, Progress, Site
     from bnsweep.search import Shown
     from bnsweep.search.warm_start import Known
     from bnsweep.sweep.forecast import Forecast
@@ -47,14 +52,17 @@ if TYPE_CHECKING:
 __all__ = [
     "Outcome",
     "Status",
+    "Where",
     "calibrate",
     "confirm",
     "find_ledger",
     "forecast",
     "load",
+    "network",
     "plan",
     "report",
     "results",
+    "resume",
     "run",
     "status",
     "stop",
@@ -62,26 +70,9 @@ __all__ = [
     "sync_study",
 ]
 
+HERE = Where()
+
 Source = str | PathLike[str] | Mapping[str, Any] | SweepSpec
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a sweep stands, from its ledger alone.
-
-    Attributes:
-        name: The sweep's name.
-        root: The ledger's folder.
-        planned: Trials in the stored plan.
-        states: Trials of the plan by state: ``completed``, ``diverged``, ``failed``, ``pending``.
-        open_packs: Packs that were begun and are not in the ledger yet.
-    """
-
-    name: str
-    root: Place
-    planned: int
-    states: Mapping[str, int]
-    open_packs: int
 
 
 def load(source: Source) -> SweepSpec:
@@ -150,17 +141,18 @@ def calibrate(
         BnsweepError: If data, norm, storage or resources are not as they must be.
         LedgerBusyError: If another process is running this sweep.
     """
+    from bnsweep.runners import Machine
     from bnsweep.sweep.ledger import Ledger
 
     spec = load(source)
     wanted = make_plan(spec)
     _refuse_unprepared(wanted)
-    _check_cpus(spec)
-    found = _preflight(spec, wanted.trials)
-    _check_gpus(spec, found)
+    site = Machine()
+    place = storage_folder(spec, storage) / spec.name
+    found = _admit(spec, wanted.trials, site, place, None, lambda _: None)
     ledger = Ledger.open(storage_folder(spec, storage), spec.name, create=True)
     with ledger.exclusive():
-        ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted))
+        ledger.write_sweep(spec.text or text_of(spec), _stored_plan(spec, wanted))
         tell = say or (lambda _: None)
         execution = Execution(spec, wanted, ledger, runner, lambda _: None, tell, time.monotonic())
         execution.train(execution.source(wanted.trials, found, train=False))
@@ -198,22 +190,42 @@ def find_ledger(name: str | PathLike[str] | ObjectPath, storage: str | None = No
 
     if isinstance(name, ObjectPath) or is_url(name):
         return Ledger(place(name))
-    path = Path(name).expanduser()
+    try:
+        found = _ledger_path(Path(name).expanduser(), storage)
+    except BnsweepError:
+        raise
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, a home that is not there
+        found = None
+    if found is not None:
+        return found
+    folder = storage_folder(None, storage)
+    if not NAME.fullmatch(str(name)) or not (folder / str(name)).is_dir():
+        known = sorted(entry.parent.name for entry in folder.glob("*/ledger.json"))
+        there = f"it holds {', '.join(known)}" if known else "it holds none"
+        raise LedgerError(
+            f"A sweep called {_shown(name)} must have been run in {folder}, but {there}. Name one of these, "
+            "a ledger's folder or a sweep file, or say where to look with --storage."
+        )
+    return Ledger.open(folder, str(name))
+
+
+def _ledger_path(path: Path, storage: str | None) -> Ledger | None:
+    """Return the ledger that a path means: a sweep file's, or a folder's; ``None`` where it is none."""
+    from bnsweep.sweep.ledger import Ledger
+
     here = path.resolve()
     if path.suffix in (".yaml", ".yml") and path.is_file():
         spec = load(path)
         return Ledger.open(storage_folder(spec, storage), spec.name)
     if path.is_dir() and (len(path.parts) > 1 or (path / "ledger.json").exists()):
         return Ledger(here)
-    folder = storage_folder(None, storage)
-    if not (folder / str(name)).is_dir():
-        known = sorted(entry.parent.name for entry in folder.glob("*/ledger.json"))
-        there = f"it holds {', '.join(known)}" if known else "it holds none"
-        raise LedgerError(
-            f"A sweep called {name} must have been run in {folder}, but {there}. Name one of these, a "
-            "ledger's folder or a sweep file, or say where to look with --storage."
-        )
-    return Ledger.open(folder, str(name))
+    return None
+
+
+def _shown(name: object) -> str:
+    """Return a name for a message: short, and without what a terminal would obey."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in str(name))
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def run(
@@ -224,6 +236,7 @@ def run(
     root: Place | None = None,
     retry_failed: bool = False,
     accept_changes: bool = False,
+    where: Where = HERE,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
     begin: Callable[[int], None] | None = None,
@@ -237,6 +250,7 @@ def run(
         root: The sweep's own folder, where that exists already, instead of ``storage``.
         retry_failed: Take up the trials that failed before; otherwise they stay failed.
         accept_changes: Go on although claims, data or the code's numbers changed since there are results.
+        where: On which cluster, and how long to wait for another process; this machine by default.
         progress: Called with the workers' progress.
         say: Called with sentences for people.
         begin: Called with the number of trials to run, before the first starts.
@@ -253,7 +267,49 @@ def run(
     spec = load(source)
     wanted = make_plan(spec)
     _refuse_unprepared(wanted)
-    return _run(spec, wanted, runner, storage, root, retry_failed, accept_changes, progress, say, begin)
+    return _run(
+        spec, wanted, runner, storage, root, retry_failed, accept_changes, where, progress, say, begin
+    )
+
+
+def resume(
+    name: str | PathLike[str],
+    *,
+    runner: Runner | None = None,
+    storage: str | None = None,
+    retry_failed: bool = False,
+    accept_changes: bool = False,
+    where: Where = HERE,
+    progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    begin: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Go on with a sweep from its stored plan, without the file; see :func:`run`.
+
+    Args:
+        name: The sweep, as for :func:`find_ledger`.
+        runner: As for :func:`run`, like all that follow.
+        storage: Folder of results to look in.
+        retry_failed: Take up the trials that failed before.
+        accept_changes: Go on although norms, claims, data or the code's numbers changed.
+        where: On which cluster; this machine by default.
+        progress: Called with the workers' progress.
+        say: Called with sentences for people.
+        begin: Called with the number of trials to run.
+
+    Raises:
+        LedgerError: If there is no such sweep, or it cannot be read.
+        BnsweepError: As for :func:`run`; or if trials would not be what the stored plan says.
+    """
+    from bnsweep.resuming import stored_sweep
+
+    ledger = find_ledger(name, storage)
+    spec, wanted = stored_sweep(ledger, accept_changes)
+    _refuse_unprepared(wanted)
+    root = ledger.root
+    return _run(
+        spec, wanted, runner, storage, root, retry_failed, accept_changes, where, progress, say, begin
+    )
 
 
 def confirm(
@@ -265,6 +321,7 @@ def confirm(
     storage: str | None = None,
     retry_failed: bool = False,
     accept_changes: bool = False,
+    where: Where = HERE,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
     begin: Callable[[int], None] | None = None,
@@ -282,6 +339,7 @@ def confirm(
         storage: Folder of results to look in.
         retry_failed: Take up the trials that failed before.
         accept_changes: Go on although the code's numbers changed since there are results.
+        where: As for :func:`run`.
         progress: Called with the workers' progress.
         say: Called with sentences for people.
         begin: Called with the number of trials to run.
@@ -309,7 +367,7 @@ def confirm(
     )
     called = f"{ledger.name[:56]}-confirm"
     said = f"The best {len(chosen)} conditions of {ledger.name}, trained again with fresh seeds."
-    text = f"# bnsweep confirm {ledger.name} --top {top} --seeds {seeds}\n"
+    text = f"# bnsweep confirm {ledger.name} --top {top} --seeds {seeds}\n{ledger.sweep_text()}"
     wanted = Plan(called, trials, found.names, fresh, len(trials), said)
     spec = replace(spec, name=called, method="grid", early_stop={}, description=said, seeds=fresh, text=text)
     return _run(
@@ -320,6 +378,7 @@ def confirm(
         None,
         retry_failed,
         accept_changes,
+        where,
         progress,
         say,
         begin,
@@ -334,6 +393,7 @@ def _run(
     root: Place | None,
     retry_failed: bool,
     accept_changes: bool,
+    where: Where,
     progress: Callable[[Progress], None] | None,
     say: Callable[[str], None] | None,
     begin: Callable[[int], None] | None,
@@ -346,6 +406,9 @@ def _run(
     folder = root or storage_folder(spec, storage) / spec.name
     known = (folder / "ledger.json").is_file()
     before = Ledger(folder) if known else None
+    if before and where.wait:
+        with before.exclusive(where.wait):
+            pass  # what is left is known when the other process has ended
     planned, unasked = wanted, 0
     if spec.method == "optuna":
         planned = wanted.with_suggestions(before) if before else wanted
@@ -355,31 +418,27 @@ def _run(
     tell(_opening(wanted, len(left) + unasked, skipped))
     if before:
         agree(changes_since(spec, planned, before), accept_changes, tell)
+    starts = starts_of(planned, before, left)
+    for line in describe_starts(spec, starts):
+        tell(line)
+    tell_what_is_not_kept(spec, planned, before, tell)
     uri = _tracking_uri(spec, folder.parent)
-    found = None
-    if left or unasked:
-        _check_cpus(spec)
-        if uri is not None:
-            from bnsweep.tracking import check_uri
-
-            check_uri(uri)
-        if not known:
-            Ledger.check_place(folder)
-        found = _preflight(spec, kinds_of_trials(spec) if unasked else left)
-        for note in found.notes:
-            tell(f"note: {note}")
-        _check_gpus(spec, found)
-    elif uri is not None:
-        uri = _reachable(uri, tell)
+    more = bool(left or unasked)
+    if not more and uri is not None and before is not None:
+        uri = _reachable(uri, before, tell)
     knowledge = _knowledge(spec, before, str(folder.parent), tell)
-    ledger = Ledger(folder) if root else Ledger.open(folder.parent, spec.name, create=True)
-    with ledger.exclusive(), stop_on_request(ledger):
-        stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
-        ledger.write_sweep(spec.text or _text(spec), stored)
-        execution = Execution(spec, planned, ledger, runner, progress or (lambda _: None), tell, began)
-        execution.known = knowledge
-        start = begin or (lambda _: None)
-        return execution.run(left, found, uri, lambda count: start(count + unasked))
+    address = where.cluster if more and runner is None else None
+    with join(spec, address, where.insecure, tell) as site:
+        kinds = kinds_of_trials(spec) if unasked else left
+        found = _admit(spec, kinds, site, folder, uri, tell) if more else None
+        ledger = Ledger(folder) if root else Ledger.open(folder.parent, spec.name, create=True)
+        with ledger.exclusive(where.wait), stop_on_request(ledger):
+            stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
+            ledger.write_sweep(spec.text or text_of(spec), stored)
+            show, start, count = progress or (lambda _: None), begin or (lambda _: None), len(left) + unasked
+            execution = Execution(spec, planned, ledger, runner, show, tell, began, starts, count, site)
+            execution.known = knowledge
+            return execution.run(left, found, uri, lambda count: start(count + unasked))
 
 
 def stop(name: str | PathLike[str], storage: str | None = None, patience: float = 15.0) -> bool:
@@ -407,17 +466,17 @@ def stop(name: str | PathLike[str], storage: str | None = None, patience: float 
     return True
 
 
-def status(name: str | PathLike[str] | ObjectPath, storage: str | None = None) -> Status:
+def status(name: str | PathLike[str], storage: str | None = None) -> Status:
     """Say where a sweep stands, while another process runs it or not.
 
     Raises:
         LedgerError: If there is no such sweep.
     """
+    from bnsweep.tracking.uris import absolute_uri
+
     ledger = find_ledger(name, storage)
-    planned = [trial.trial_id for trial in ledger.planned()]
-    return Status(
-        ledger.name, ledger.root, len(planned), count_states(ledger, planned), len(ledger.open_packs())
-    )
+    untracked = ledger.plan().get("tracking") == "none"
+    return read_status(ledger, None if untracked else absolute_uri(tracking_uri(ledger)))
 
 
 def report(name: str | PathLike[str], storage: str | None = None, out: str | None = None) -> Report:
@@ -441,6 +500,26 @@ def results(name: str | PathLike[str], storage: str | None = None) -> pd.DataFra
     from bnsweep.analysis import results_table
 
     return results_table(find_ledger(name, storage))
+
+
+def network(name: str | PathLike[str], trial_id: str, storage: str | None = None) -> nn.Module:
+    """Return the network of a finished trial, with the final weights that ``save_weights: final`` stored.
+
+    Args:
+        name: The sweep, as for :func:`find_ledger`.
+        trial_id: The trial.
+        storage: Folder of results to look in.
+
+    Returns:
+        A stack of one member, in evaluation mode: it takes ``[1, N, C, H, W]`` (``[1, N, features]`` for
+        ``dln``) and returns ``[1, N, classes]``.
+
+    Raises:
+        LedgerError: If there is no such sweep or trial, or no weights of it that verify.
+    """
+    from bnsweep.runners.keeping import load_network
+
+    return load_network(find_ledger(name, storage), trial_id)
 
 
 def tracking_uri(ledger: Ledger, uri: str | None = None) -> str:
@@ -546,49 +625,68 @@ def _opening(wanted: Plan, left: int, skipped: int) -> str:
     return text
 
 
-def _reachable(uri: str, tell: Callable[[str], None]) -> str | None:
+def _say_if_away(uri: str, tell: Callable[[str], None]) -> None:
+    """Say that a tracking store does not answer now; one that never will is an error."""
+    from bnsweep.tracking import unreachable
+    from bnsweep.tracking.credentials import redacted
+
+    if reason := unreachable(uri):
+        tell(
+            f"note: MLflow must answer at {redacted(uri)}, but {reason}. Training goes on without; what is "
+            "missing is sent once it answers, or by bnsweep sync."
+        )
+
+
+def _reachable(uri: str, ledger: Ledger, tell: Callable[[str], None]) -> str | None:
     """Return the store if it answers; a run with nothing to train does without it otherwise."""
     from bnsweep.errors import ServiceError
-    from bnsweep.tracking import check_uri
+    from bnsweep.tracking import check_uri, unsent
 
     try:
         check_uri(uri)
     except ServiceError as error:
-        tell(f"not mirrored: {error}")
+        summary = unsent(ledger, uri, "it does not answer")
+        tell(f"not mirrored: {error}" if summary.complete else f"not mirrored: {error} {summary}")
         return None
     return uri
 
 
-def _preflight(spec: SweepSpec, left: Sequence[TrialConfig]) -> Preflight:
-    from bnsweep.runners import preflight
-
+def _one_of_each(trials: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """Return one trial of each static signature."""
     kinds: dict[tuple[object, ...], TrialConfig] = {}
-    for trial in left:
+    for trial in trials:
         static = ("model", "width", "depth", "features", "dataset", "norm", "groups", "inputs")
         kinds.setdefault(tuple(trial.parameters.get(name) for name in static), trial)
-    return preflight(list(kinds.values()), data_folder(spec))
+    return list(kinds.values())
 
 
-def _check_cpus(spec: SweepSpec) -> None:
-    _check_count("cpus", spec.resources.cpus, os.cpu_count() or 1)
+def _admit(
+    spec: SweepSpec,
+    kinds: Sequence[TrialConfig],
+    site: Site,
+    place: Place,
+    uri: str | None,
+    tell: Callable[[str], None],
+) -> Preflight:
+    """Look, before anything is written, for what would stop the sweep where its workers will be."""
+    from bnsweep.sweep.ledger import Ledger
 
-
-def _check_gpus(spec: SweepSpec, found: Preflight) -> None:
-    _check_count("gpus", spec.resources.gpus, found.gpus)
-    if device_type(spec) == "cuda" and not spec.resources.gpus:
+    resources = spec.resources
+    if device_type(spec) == "cuda" and not resources.gpus:
         raise BnsweepError(
             "resources.gpus must be > 0 where resources.device is cuda, but found 0. Say how much of a GPU a "
             "pack takes, such as 0.25."
         )
-
-
-def _check_count(name: str, asked: float, have: int) -> None:
-    """Refuse what this machine cannot give, before anything is written."""
-    if asked > have:
-        raise BnsweepError(
-            f"resources.{name} must be <= {have}, the {name} of this machine, but found {asked:g}. "
-            "Ask for less, or run on a larger machine."
-        )
+    site.admit(resources.cpus, resources.gpus, str(place.parent), uri)
+    if uri is not None:
+        _say_if_away(uri, tell)
+    if not (place / "ledger.json").is_file():
+        Ledger.check_place(place)
+    found = site.preflight(_one_of_each(kinds), data_folder(spec))
+    for note in found.notes:
+        tell(f"note: {note}")
+    site.check_gpus(resources.gpus, found)
+    return found
 
 
 def _tracking_uri(spec: SweepSpec, folder: Place) -> str | None:
@@ -600,7 +698,8 @@ def _tracking_uri(spec: SweepSpec, folder: Place) -> str | None:
     return absolute_uri(spec.tracking) if spec.tracking else default_uri(local_folder(folder))
 
 
-def _text(spec: SweepSpec) -> str:
+def text_of(spec: SweepSpec) -> str:
+    """Return a spec as the text of a sweep file."""
     from bnsweep.sweep import to_yaml
 
     return to_yaml(spec.to_dict())
@@ -613,6 +712,8 @@ def _stored_plan(spec: SweepSpec, wanted: Plan) -> dict[str, Any]:
         "method": spec.method,
         "metric": {"name": spec.metric.name, "goal": spec.metric.goal},
         "tracking": _stored_uri(spec),
+        "data_root": data_folder(spec) if spec.data_root else None,
+        "import_path": os.getcwd(),
         "search": _stored_search(spec),
     }
 

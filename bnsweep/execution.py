@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bnsweep.errors import BnsweepError
+from bnsweep.positions import Positions
 from bnsweep.sweep import Plan, SweepSpec
 from bnsweep.sweep.forecast import Measured
 from bnsweep.sweep.objectives import Goal
@@ -20,21 +23,24 @@ from bnsweep.trial import CUSTOM_NORM, DEFAULT_KERNEL, TrialConfig
 
 if TYPE_CHECKING:
     from bnsweep.analysis import Report
-    from bnsweep.runners import Preflight, Progress, Source, WorkerContext
+    from bnsweep.runners import Preflight, Progress, Site, Source, WorkerContext
     from bnsweep.runners.search_source import SearchSource
     from bnsweep.search import Search, StudyMirrorProcess
     from bnsweep.search.warm_start import Known
+    from bnsweep.sweep.continuing import Start
     from bnsweep.sweep.ledger import Ledger
-    from bnsweep.tracking import Summary
+    from bnsweep.tracking import MirrorProcess, Summary
 
 __all__ = [
     "MIRROR_SECONDS",
     "Execution",
     "Outcome",
     "Runner",
+    "Where",
     "count_states",
     "data_folder",
     "device_type",
+    "join",
     "measurements",
     "worker_count",
 ]
@@ -54,6 +60,42 @@ class Runner(Protocol):
 
     def run(self, source: Source, context: WorkerContext, report: Callable[[Progress], None]) -> bool:
         """Do everything that ``source`` has; return whether all was tried."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """On what a sweep is run.
+
+    Attributes:
+        address: A running Ray cluster; ``None`` for ``$RAY_ADDRESS``, else this machine alone.
+        insecure: Permit a cluster on this machine that asks for no token.
+        wait: Seconds to wait for another process that runs the sweep.
+    """
+
+    address: str | None = None
+    insecure: bool = False
+    wait: float = 0.0
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of the cluster, or ``None`` for this machine alone."""
+        stated = self.address or os.environ.get("RAY_ADDRESS")
+        return None if stated in (None, "", "local") else stated
+
+
+@contextmanager
+def join(spec: SweepSpec, address: str | None, insecure: bool, tell: Callable[[str], None]) -> Iterator[Site]:
+    """Give the site of a run: this machine, or the cluster at ``address``, which is joined meanwhile."""
+    from bnsweep.runners import Machine
+
+    if address is None:
+        yield Machine()
+        return
+    from bnsweep.runners.joining import attach
+    from bnsweep.runners.parcel import packed
+
+    with packed(spec) as parcel, attach(address, insecure=insecure, parcel=parcel, say=tell) as cluster:
+        yield cluster
 
 
 @dataclass(frozen=True)
@@ -110,13 +152,20 @@ class Execution:
         progress: Callable[[Progress], None],
         tell: Callable[[str], None],
         began: float,
+        starts: Mapping[str, Start] | None = None,
+        total: int = 0,
+        site: Site | None = None,
     ) -> None:
-        self.began = began
+        self.total = total
+        self.positions: Positions | None = None
+        self.began, self.site = began, site
+        self.starts = starts or {}
         self.spec, self.plan, self.ledger = spec, wanted, ledger
         self.runner, self.progress, self.tell = runner, progress, tell
         self.errors: dict[str, int] = {}
         self.device = device_type(spec)
         self._rung: SearchSource | None = None
+        self._mirror: MirrorProcess | None = None
 
     def run(
         self,
@@ -127,21 +176,27 @@ class Execution:
     ) -> Outcome:
         """Train what is left, mirror it meanwhile, and report."""
         from bnsweep.runners.environment import describe_driver
+        from bnsweep.sweep.continuing import prune_states
 
         finished, made, tracked = True, None, None
         study: StudyMirrorProcess | None = None
         suggested = len(self.plan.trials)
-        mirror = _start_mirror(self.ledger, uri)
+        mirror = self._mirror = _start_mirror(self.ledger, uri)
         try:
             if found is not None:
                 self.ledger.write_environment(describe_driver())
+                self.positions = Positions(self.ledger, self.total)
                 source = self.source(left, found)
                 study = _show_study(self.spec, self.ledger)  # the events were read, and mended if need be
                 begin(len(left))
                 finished = self.train(source)
             if finished:
+                if self.spec.keep_checkpoints and found is not None:
+                    prune_states(self.ledger)
                 made = _report(self.ledger, self.tell)
         finally:
+            if self.positions is not None:
+                self.positions.end("done" if finished and sys.exc_info()[0] is None else "interrupted")
             if study:
                 self.tell(str(study.finish(STUDY_SECONDS if finished else STOP_SECONDS)))
             if mirror:
@@ -164,7 +219,10 @@ class Execution:
         if train and (self.spec.method == "optuna" or self.spec.early_stop):
             return self._search(left, stackable)
         measured = measurements(self.spec, self.ledger, stackable)
-        return PlannedPacks(self.plan, self.ledger, left, self.device, measured, stackable, self.tell, train)
+        return PlannedPacks(
+            self.plan, self.ledger, left, self.device, measured, stackable, self.tell, train,
+            self.starts if self.spec.keep_checkpoints else None,
+        )  # fmt: skip
 
     def _search(self, left: Sequence[TrialConfig], stackable: Callable[[TrialConfig], bool]) -> Source:
         """Return the conditions of a search, which become known while it runs, or are stopped early."""
@@ -203,14 +261,22 @@ class Execution:
             data_root=data_folder(self.spec),
             threads=max(1, int(self.spec.resources.cpus)),
             import_path=os.getcwd(),
-            neighbours=worker_count(self.spec),
+            neighbours=worker_count(self.spec, self.site),
+            keep_states=self.spec.keep_checkpoints,
+            save_weights=self.spec.save_weights == "final",
         )
         runner = self.runner or _tune_runner(self.spec)
         return runner.run(source, context, self._watch)
 
     def _watch(self, progress: Progress) -> None:
+        if self.positions is not None:
+            self.positions.update(progress)
+        for sentence in self._mirror.news() if self._mirror else ():
+            self.tell(sentence)
         if progress.value is not None and self._rung is not None:
             self._rung.rung(progress)
+        if progress.note:
+            self.tell(f"note: {progress.note}")
         if progress.error:
             self.errors[progress.error] = self.errors.get(progress.error, 0) + progress.members
         self.progress(progress)
@@ -229,12 +295,12 @@ def device_type(spec: SweepSpec) -> str:
     return automatic if resources.device == "auto" else resources.device
 
 
-def worker_count(spec: SweepSpec) -> int:
-    """Return how many workers of a sweep this machine takes at once."""
+def worker_count(spec: SweepSpec, site: Site | None = None) -> int:
+    """Return how many workers of a sweep share a machine: this one, or the largest of a cluster."""
+    from bnsweep.runners import Machine
+
     resources = spec.resources
-    slots = max(1, int((os.cpu_count() or 1) / max(resources.cpus, 1e-3)))
-    if resources.gpus:
-        slots = min(slots, max(1, int(1 / resources.gpus))) if resources.gpus < 1 else slots
+    slots = (site or Machine()).neighbours(resources.cpus, resources.gpus)
     return min(slots, resources.max_concurrent or slots)
 
 
@@ -243,11 +309,13 @@ def measurements(
 ) -> Measured:
     """Return what is known of a sweep's signatures on its type of device, with what its file decides."""
     device, resources = device_type(spec), spec.resources
+    kept = {"state_bytes": spec.keep_checkpoints, "weight_bytes": spec.save_weights == "final"}
     return Measured(
         lambda signature: ledger.calibration(signature, device) if ledger else None,
         pack_size=resources.pack_size,
         kernel=resources.kernel,
         stackable=stackable,
+        kept=[name for name, wanted in kept.items() if wanted],
     )
 
 
@@ -263,7 +331,7 @@ def _tune_runner(spec: SweepSpec) -> Runner:
     return TuneRunner(resources.cpus, resources.gpus, resources.max_concurrent)
 
 
-def _start_mirror(ledger: Ledger, uri: str | None) -> Any:
+def _start_mirror(ledger: Ledger, uri: str | None) -> MirrorProcess | None:
     from bnsweep.tracking import start_mirror
 
     return start_mirror(ledger.root, uri) if uri else None

@@ -629,6 +629,11 @@ class TrialConfig:
         return short_hash(self._identity(_without(self.parameters, ("seed",))))
 
     @property
+    def lineage_id(self) -> str:
+        """Like :attr:`trial_id`, without the steps: equal for trials that may go on from one another."""
+        return short_hash(self._identity(_without(self.parameters, ("steps",))))
+
+    @property
     def tensor_dtype(self) -> str:
         """Name of the type of data, weights and statistics: ``float32`` where only products are bfloat16."""
         precision = str(self.parameters["precision"])

@@ -14,7 +14,7 @@ from bnsweep.sweep.files import digest_file, encode_json, move_file, read_json, 
 from bnsweep.sweep.places import Place
 from bnsweep.sweep.records import SCHEMA, check_schema
 
-__all__ = ["KEPT", "load_newest", "save"]
+__all__ = ["KEPT", "load_newest", "remove", "save"]
 
 KEPT = 2
 """Checkpoints kept of a pack: the newest, and one to fall back to."""
@@ -102,6 +102,14 @@ def load_newest(folder: Place, reject: Callable[[list[Place], str], None]) -> tu
         except (ValueError, KeyError, TypeError) as error:
             reject(files, str(error))
     return None
+
+
+def remove(folder: Place) -> None:
+    """Delete every checkpoint in a folder, manifests first."""
+    for _, path in _manifests(folder):
+        path.unlink(missing_ok=True)
+    for data in folder.glob("checkpoint.*.bin"):
+        data.unlink(missing_ok=True)
 
 
 def _data_file(folder: Place, step: int, manifest: dict[str, Any]) -> Place:

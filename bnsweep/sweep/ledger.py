@@ -30,8 +30,8 @@ from bnsweep.sweep.curves import (
 )
 from bnsweep.sweep.files import encode_json, link_bytes, names_in, read_each, read_json, replace_bytes
 from bnsweep.sweep.folder import unreadable
+from bnsweep.sweep.kept_files import KeptFiles
 from bnsweep.sweep.object_store import in_parallel
-from bnsweep.sweep.pack_folders import PackFolders
 from bnsweep.sweep.places import ObjectPath, Place, local_state, version
 from bnsweep.sweep.records import SCHEMA, PlannedTrial, Record, check_schema, check_trial_id, now
 from bnsweep.sweep.search_log import SearchLog
@@ -50,7 +50,7 @@ once would hold every reading of the sweep."""
 _IS_TRIAL = re.compile(r"[0-9a-f]{16}").fullmatch
 
 
-class Ledger(PackFolders):
+class Ledger(KeptFiles):
     """One sweep's folder; make one with :meth:`open`."""
 
     def __init__(self, root: Place | str) -> None:
@@ -89,6 +89,25 @@ class Ledger(PackFolders):
     def clear_stop(self) -> None:
         """Take back a request to stop, or say that it was heeded."""
         (self.root / "stop.json").unlink(missing_ok=True)
+
+    def write_progress(self, content: Mapping[str, Any]) -> None:
+        """Tell where a run stands: for people, and never the truth.
+
+        Raises:
+            LedgerError: If the disk refuses.
+        """
+        replace_bytes(self.root / "progress.json", encode_json({"schema": SCHEMA, **content}), self._scratch)
+
+    def progress(self) -> dict[str, Any]:
+        """Return what the last run told of itself; empty where it told nothing that can be read."""
+        try:
+            content = read_json(self.root / "progress.json")
+            check_schema(content, "progress.json")
+            return content
+        except StorageError:
+            raise
+        except (ValueError, OSError, LedgerError):
+            return {}
 
     def write_sweep(self, text: str, plan: Mapping[str, Any]) -> bool:
         """Store the sweep file as submitted, and its plan; an earlier, different one is kept.

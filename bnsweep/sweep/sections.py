@@ -315,19 +315,30 @@ def read_tracking(node: Node, mistakes: Mistakes) -> str | None:
         )
         return None
     uri = read_keys(node, "tracking", TRACKING_KEYS, mistakes).get("uri")
-    if isinstance(node, Table) and isinstance(uri, str) and uri.startswith("http"):
-        entry = node.entries["uri"]
-        try:
-            parts = urlsplit(uri)
-            secret, whole = parts.password or parts.username, bool(parts.hostname and (parts.port or True))
-        except ValueError:
-            secret, whole = None, False
-        if secret:
-            hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            mistakes.add(entry, "tracking.uri", "must be without credentials", "a user name", hint)
-        elif not whole:
-            mistakes.add(entry, "tracking.uri", TRACKING_KEYS["uri"].must())
+    if isinstance(node, Table) and isinstance(uri, str):
+        _check_uri(uri, node.entries["uri"], mistakes)
     return uri
+
+
+def _check_uri(uri: str, entry: Node, mistakes: Mistakes) -> None:
+    """Refuse a password: the file is stored with the results and shown in MLflow."""
+    server = uri.startswith("http")
+    try:
+        parts = urlsplit(uri)
+        password = bool(
+            parts.password or re.search("password|passwd|token|secret", parts.query, re.IGNORECASE)
+        )
+        user, whole = bool(parts.username), bool(parts.hostname and (parts.port or True))
+    except ValueError:
+        password, user, whole = False, False, False
+    if password or (server and user):
+        hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        if not server:
+            hint = "leave it out, and set PGPASSWORD, or MLFLOW_TRACKING_URI to the same URI with it"
+        found = "a password" if password else "a user name"
+        mistakes.add(entry, "tracking.uri", "must be without credentials", found, hint)
+    elif server and not whole:
+        mistakes.add(entry, "tracking.uri", TRACKING_KEYS["uri"].must())
 
 
 def read_constraints(node: Node, mistakes: Mistakes) -> tuple[str, ...] | None:
