@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bnsweep.errors import BnsweepError
 from bnsweep.positions import Positions
@@ -166,6 +166,10 @@ class Execution:
         self.device = device_type(spec)
         self._rung: SearchSource | None = None
         self._mirror: MirrorProcess | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the mirror's process out: Tune stores its callbacks, and with them the run that they tell."""
+        return {**vars(self), "_mirror": None}
 
     def run(
         self,
