@@ -204,9 +204,7 @@ class StackedNet(nn.Module):
             h = layer(h)
             if not spec.site:
                 continue
-            h, before = layer.norm(h.contiguous() if custom else h), h
-            if normed is not None:
-                normed.append((before, h))
+            h = _normalized(layer.norm, h.contiguous() if custom else h, normed)
             if index in draws and level is not None:
                 h = apply_noise(h, draws[index], level, self.plan.noise_sigma)
             if record is not None:
@@ -310,6 +308,14 @@ class StackedNet(nn.Module):
 def parameter_decay(model: StackedNet) -> tuple[str, ...]:
     """Return the names of the parameters that are weights of weight layers, which weight decay means."""
     return tuple(info.weight for info in model.layers)
+
+
+def _normalized(norm: nn.Module, h: Tensor, normed: list[tuple[Tensor, Tensor]] | None) -> Tensor:
+    """Call a norm and collect what it took and gave."""
+    after: Tensor = norm(h)
+    if normed is not None:
+        normed.append((h, after))
+    return after
 
 
 def _sample_shape(spec: LayerSpec) -> tuple[int, ...]:

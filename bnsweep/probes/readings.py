@@ -122,14 +122,6 @@ def theory_rows(readings: Sequence[TheoryReading], member: int, layers: Sequence
         readings: What the probe measured, layer by layer.
         member: Position of the member in the pack, from 0.
         layers: The weight layer of each, 1-based.
-
-    Example:
-        >>> small, large = ({name: torch.tensor([value]) for name in (
-        ...     "gradient_error", "printed_violated", "gradient_removed", "gradient_ratio",
-        ...     "curvature_error", "curvature_condition", "undone_error", "scale_error", "start_cosine",
-        ...     "distance_saved")} for value in (0.0, 1.0))
-        >>> theory_rows([TheoryReading(**small), TheoryReading(**large)], 0, [1, 4])[:4]
-        [('theory/gradient_error', 0, 1.0), ('theory/gradient_error', 1, 0.0), ('theory/gradient_error', 4, 1.0), ('theory/printed_violated', 0, 0.5)]
     """
     rows: list[Row] = []
     for name in (one.name for one in fields(TheoryReading)):

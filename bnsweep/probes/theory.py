@@ -124,7 +124,9 @@ def layer_theory(
     own = pairwise_sum(v.square())
 
     def bound(constant: float) -> Tensor:
-        return scale.square() * (size - ones.square() / m - constant * (1 + eps / s.square()) * along.square())
+        return scale.square() * (
+            size - ones.square() / m - constant * (1 + eps / s.square()) * along.square()
+        )
 
     whole = scale.square() * size
     printed = own > bound(m**-0.5) + 1e-12 * whole
@@ -230,8 +232,8 @@ def _ratio(error: Tensor, size: Tensor) -> Tensor:
 def _check(before: Tensor, after: Tensor, weight: Tensor, start: Tensor, members: int) -> None:
     if before.shape != after.shape or before.shape[1] % members or len(weight) != before.shape[1]:
         raise ValueError(
-            f"before and after must be [N, {members} * C, ...] and weight have as many rows as they have units, "
-            f"but found {tuple(before.shape)}, {tuple(after.shape)} and {tuple(weight.shape)}"
+            f"before and after must be [N, {members} * C, ...] and weight have as many rows as they have "
+            f"units, but found {tuple(before.shape)}, {tuple(after.shape)} and {tuple(weight.shape)}"
         )
     if start.shape != weight.shape:
         raise ValueError(f"start must have the shape {tuple(weight.shape)}, but found {tuple(start.shape)}")

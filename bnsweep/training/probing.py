@@ -264,9 +264,7 @@ def _theory(step: _Step, options: Mapping[str, Any]) -> MemberRows:
     return [theory_rows(readings, member, layers) for member in range(members)]
 
 
-def _layer_theory(
-    step: _Step, exact: StepLoss, params: Params, x: Tensor, layer: LayerInfo
-) -> TheoryReading:
+def _layer_theory(step: _Step, exact: StepLoss, params: Params, x: Tensor, layer: LayerInfo) -> TheoryReading:
     norm, weight = _norm(exact.model, layer), params[layer.weight].clone().requires_grad_()
     assert isinstance(norm, BatchNorm)
     normed: list[tuple[Tensor, Tensor]] = []
