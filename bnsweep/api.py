@@ -169,6 +169,12 @@ def _known_ledger(spec: SweepSpec, storage: str | None) -> Ledger | None:
     return Ledger(place) if (place / "ledger.json").exists() else None
 
 
+def _ledger_at(spec: SweepSpec, storage: str | None, root: Path | None) -> Ledger | None:
+    from bnsweep.sweep.ledger import Ledger
+
+    return Ledger(root) if root else _known_ledger(spec, storage)
+
+
 def storage_folder(spec: SweepSpec | None = None, storage: str | None = None) -> Path:
     """Return the folder of results: as given, as the file says, ``$BNSWEEP_STORAGE``, or ``results``."""
     stated = spec.storage if spec is not None and "storage" in spec.given else None
@@ -240,10 +246,20 @@ def run(
             nothing was started.
         LedgerBusyError: If another process is running this sweep.
     """
+
+    def once(spec: SweepSpec, look: Callable[[Ledger], None] | None = None) -> Outcome:
+        wanted = make_plan(spec)
+        _refuse_unprepared(wanted)
+        return _run(
+            spec, wanted, runner, storage, root, retry_failed, accept_changes, progress, say, begin, look
+        )
+
     spec = load(source)
-    wanted = make_plan(spec)
-    _refuse_unprepared(wanted)
-    return _run(spec, wanted, runner, storage, root, retry_failed, accept_changes, progress, say, begin)
+    if spec.sequential is None:
+        return once(spec)
+    from bnsweep.sequential import run_in_looks
+
+    return run_in_looks(spec, lambda: _ledger_at(spec, storage, root), once, say or (lambda _: None))
 
 
 def confirm(
@@ -327,8 +343,9 @@ def _run(
     progress: Callable[[Progress], None] | None,
     say: Callable[[str], None] | None,
     begin: Callable[[int], None] | None,
+    look: Callable[[Ledger], None] | None = None,
 ) -> Outcome:
-    """Make a ledger match a plan; see :func:`run`."""
+    """Make a ledger match a plan; see :func:`run`. ``look`` is called before the report is made."""
     from bnsweep.sweep.ledger import Ledger
 
     began = time.monotonic()
@@ -366,6 +383,7 @@ def _run(
         stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
         ledger.write_sweep(spec.text or _text(spec), stored)
         execution = Execution(spec, planned, ledger, runner, progress or (lambda _: None), tell, began)
+        execution.look = look
         start = begin or (lambda _: None)
         return execution.run(left, found, uri, lambda count: start(count + unasked))
 

@@ -106,6 +106,7 @@ class Execution:
         self.errors: dict[str, int] = {}
         self.device = device_type(spec)
         self._rung: SearchSource | None = None
+        self.look: Callable[[Ledger], None] | None = None
 
     def run(
         self,
@@ -126,6 +127,8 @@ class Execution:
                 source = self.source(left, found)
                 begin(len(left))
                 finished = self.train(source)
+            if finished and self.look is not None:
+                self.look(self.ledger)
             if finished:
                 made = _report(self.ledger, self.tell)
         finally:

@@ -64,7 +64,10 @@ def make_report(ledger: Ledger, out: Path | str | None = None) -> Report:
         from bnsweep.analysis.claims.section import verdict_json
 
         contents["verdicts.json"] = verdict_json(
-            results.verdicts, results.frozen, max((one.written_at for one in results.records), default="")
+            results.verdicts,
+            results.frozen,
+            max((one.written_at for one in results.records), default=""),
+            results.looks,
         )
     contents["report.html"] = render_page(results, figures, evidence).encode()
     try:

@@ -136,6 +136,13 @@ class Results:
         return FrozenClaims.of_plan(self.ledger.plan())
 
     @cached_property
+    def looks(self) -> tuple[Mapping[str, Any], ...]:
+        """The looks that a sequential sweep has taken at its claims, oldest first."""
+        if self.frozen.schedule is None:
+            return ()
+        return tuple(event for event in self.ledger.search_log if event["event"] == "look")
+
+    @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What the sweep says about its claims."""
         from bnsweep.analysis.claims.verdicts import judge
