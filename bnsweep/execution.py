@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bnsweep.errors import BnsweepError
+from bnsweep.positions import Positions
 from bnsweep.sweep import Plan, SweepSpec
 from bnsweep.sweep.forecast import Measured
 from bnsweep.sweep.objectives import Goal
+from bnsweep.sweep.places import Place
 from bnsweep.sweep.plan import expander, kinds_of_trials
 from bnsweep.trial import CUSTOM_NORM, DEFAULT_KERNEL, TrialConfig
 
@@ -21,9 +24,11 @@ if TYPE_CHECKING:
     from bnsweep.analysis import Report
     from bnsweep.runners import Preflight, Progress, Source, WorkerContext
     from bnsweep.runners.search_source import SearchSource
-    from bnsweep.search import Search
+    from bnsweep.search import Search, StudyMirrorProcess
+    from bnsweep.search.warm_start import Known
+    from bnsweep.sweep.continuing import Start
     from bnsweep.sweep.ledger import Ledger
-    from bnsweep.tracking import Summary
+    from bnsweep.tracking import MirrorProcess, Summary
 
 __all__ = [
     "MIRROR_SECONDS",
@@ -39,6 +44,9 @@ __all__ = [
 
 MIRROR_SECONDS = 120.0
 """How long the end of a run waits for a tracking store that does not answer."""
+
+STUDY_SECONDS = 15.0
+"""How long the end of a run waits for a study's database that does not answer."""
 
 STOP_SECONDS = 3.0
 """How long an interrupted run waits for it: what is missing is sent by the next run, or by sync."""
@@ -69,7 +77,7 @@ class Outcome:
     """
 
     name: str
-    root: Path
+    root: Place
     states: Mapping[str, int]
     started: int
     interrupted: bool
@@ -88,7 +96,13 @@ class Outcome:
 
 
 class Execution:
-    """One run of a sweep: its packs, and the errors met on the way."""
+    """One run of a sweep: its packs, and the errors met on the way.
+
+    Attributes:
+        known: What a search that begins now knows already; set it before :meth:`run`.
+    """
+
+    known: Known | None = None
 
     def __init__(
         self,
@@ -99,13 +113,20 @@ class Execution:
         progress: Callable[[Progress], None],
         tell: Callable[[str], None],
         began: float,
+        starts: Mapping[str, Start] | None = None,
+        total: int = 0,
     ) -> None:
+        self.total = total
+        self.positions: Positions | None = None
         self.began = began
+        self.starts = starts or {}
         self.spec, self.plan, self.ledger = spec, wanted, ledger
         self.runner, self.progress, self.tell = runner, progress, tell
         self.errors: dict[str, int] = {}
         self.device = device_type(spec)
         self._rung: SearchSource | None = None
+        self._study: StudyMirrorProcess | None = None
+        self._mirror: MirrorProcess | None = None
         self.look: Callable[[Ledger], None] | None = None
 
     def run(
@@ -117,21 +138,29 @@ class Execution:
     ) -> Outcome:
         """Train what is left, mirror it meanwhile, and report."""
         from bnsweep.runners.environment import describe_driver
+        from bnsweep.sweep.continuing import prune_states
 
         finished, made, tracked = True, None, None
         suggested = len(self.plan.trials)
-        mirror = _start_mirror(self.ledger, uri)
+        mirror = self._mirror = _start_mirror(self.ledger, uri)
         try:
             if found is not None:
                 self.ledger.write_environment(describe_driver())
+                self.positions = Positions(self.ledger, self.total)
                 source = self.source(left, found)
                 begin(len(left))
                 finished = self.train(source)
             if finished and self.look is not None:
                 self.look(self.ledger)
             if finished:
+                if self.spec.keep_checkpoints and found is not None:
+                    prune_states(self.ledger)
                 made = _report(self.ledger, self.tell)
         finally:
+            if self.positions is not None:
+                self.positions.end("done" if finished and sys.exc_info()[0] is None else "interrupted")
+            if self._study:
+                self.tell(str(self._study.finish(STUDY_SECONDS if finished else STOP_SECONDS)))
             if mirror:
                 tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
         if self.spec.method == "optuna":
@@ -152,14 +181,21 @@ class Execution:
         if train and (self.spec.method == "optuna" or self.spec.early_stop):
             return self._search(left, stackable)
         measured = measurements(self.spec, self.ledger, stackable)
-        return PlannedPacks(self.plan, self.ledger, left, self.device, measured, stackable, self.tell, train)
+        return PlannedPacks(
+            self.plan, self.ledger, left, self.device, measured, stackable, self.tell, train,
+            self.starts if self.spec.keep_checkpoints else None,
+        )  # fmt: skip
 
     def _search(self, left: Sequence[TrialConfig], stackable: Callable[[TrialConfig], bool]) -> Source:
         """Return the conditions of a search, which become known while it runs, or are stopped early."""
         from bnsweep.runners.search_source import PlannedConditions, SearchSource, Suggester
 
         spec, log = self.spec, self.ledger.search_log
-        search: Suggester = PlannedConditions(self.plan) if spec.method == "random" else self._optuna()
+        search: Suggester = (
+            PlannedConditions(self.plan, self.ledger.open_packs())
+            if spec.method == "random"
+            else self._optuna()
+        )
         rule = None
         if spec.early_stop:
             from bnsweep.runners.early_stopping import Stopper
@@ -174,9 +210,12 @@ class Execution:
         return self._rung
 
     def _optuna(self) -> Search:
-        from bnsweep.search import Search
+        from bnsweep.search import Search, StudyMirrorProcess
 
-        return Search(self.spec, self.ledger.search_log, expander(self.spec))
+        search = Search(self.spec, self.ledger.search_log, expander(self.spec), self.known)
+        if uri := self.spec.search.get("storage"):  # after the events were read, and mended if they had to be
+            self._study = StudyMirrorProcess(self.ledger.root, uri)
+        return search
 
     def train(self, source: Source) -> bool:
         """Let the runner do what there is to do; return whether all was tried."""
@@ -188,13 +227,21 @@ class Execution:
             threads=max(1, int(self.spec.resources.cpus)),
             import_path=os.getcwd(),
             neighbours=worker_count(self.spec),
+            keep_states=self.spec.keep_checkpoints,
+            save_weights=self.spec.save_weights == "final",
         )
         runner = self.runner or _tune_runner(self.spec)
         return runner.run(source, context, self._watch)
 
     def _watch(self, progress: Progress) -> None:
+        if self.positions is not None:
+            self.positions.update(progress)
+        for sentence in self._mirror.news() if self._mirror else ():
+            self.tell(sentence)
         if progress.value is not None and self._rung is not None:
             self._rung.rung(progress)
+        if progress.note:
+            self.tell(f"note: {progress.note}")
         if progress.error:
             self.errors[progress.error] = self.errors.get(progress.error, 0) + progress.members
         self.progress(progress)
@@ -227,11 +274,13 @@ def measurements(
 ) -> Measured:
     """Return what is known of a sweep's signatures on its type of device, with what its file decides."""
     device, resources = device_type(spec), spec.resources
+    kept = {"state_bytes": spec.keep_checkpoints, "weight_bytes": spec.save_weights == "final"}
     return Measured(
         lambda signature: ledger.calibration(signature, device) if ledger else None,
         pack_size=resources.pack_size,
         kernel=resources.kernel,
         stackable=stackable,
+        kept=[name for name, wanted in kept.items() if wanted],
     )
 
 
@@ -247,7 +296,7 @@ def _tune_runner(spec: SweepSpec) -> Runner:
     return TuneRunner(resources.cpus, resources.gpus, resources.max_concurrent)
 
 
-def _start_mirror(ledger: Ledger, uri: str | None) -> Any:
+def _start_mirror(ledger: Ledger, uri: str | None) -> MirrorProcess | None:
     from bnsweep.tracking import start_mirror
 
     return start_mirror(ledger.root, uri) if uri else None
@@ -255,9 +304,10 @@ def _start_mirror(ledger: Ledger, uri: str | None) -> Any:
 
 def _report(ledger: Ledger, tell: Callable[[str], None]) -> Report | None:
     from bnsweep.analysis import make_report
+    from bnsweep.search import weigh
 
     try:
-        return make_report(ledger)
+        return make_report(ledger, weigh=weigh)
     except BnsweepError as error:
         tell(f"no report: {error}")
         return None

@@ -25,6 +25,7 @@ def content(tiny: dict[str, Any]) -> dict[str, Any]:
     tiny |= {
         "seeds": {"start": 2, "step": 1, "max": 4},
         "probes": {"theory": {"every": 5}},
+        "resources": {"pack_size": 8, "kernel": "grouped"},
         "claims": ["observation_4_3", {"trains_faster": {"min_effect": 0.05}}],
     }
     return tiny
@@ -86,9 +87,7 @@ def test_a_crash_after_a_look_repeats_its_decision(content: dict[str, Any], tmp_
     with pytest.raises(Crash):
         run(content, tmp_path / "cut", crash)
     assert [look["decision"] for look in looks(tmp_path / "cut")] == ["more"]
-    api.run(
-        load_spec(tmp_path / "cut" / "tiny" / "sweep.yaml"), runner=LocalRunner(), root=tmp_path / "cut/tiny"
-    )
+    api.resume("tiny", runner=LocalRunner(), storage=str(tmp_path / "cut"))
     assert looks(tmp_path / "cut") == looks(tmp_path / "whole")
     assert said(tmp_path / "cut") == said(tmp_path / "whole")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnsweep.errors import BnsweepError
+from bnsweep.sweep.object_store import in_parallel
+from bnsweep.sweep.places import ObjectPath, Place, place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from bnsweep.analysis.figures import FigureFile
     from bnsweep.analysis.results import Results
     from bnsweep.sweep.ledger import Ledger
+    from bnsweep.sweep.objectives import Weigh
 
 __all__ = ["Report", "make_report"]
 
@@ -31,13 +34,13 @@ class Report:
         summary: The plain-text table that ends a run.
     """
 
-    path: Path
-    figures: tuple[Path, ...]
-    tables: tuple[Path, ...]
+    path: Place
+    figures: tuple[Place, ...]
+    tables: tuple[Place, ...]
     summary: str
 
 
-def make_report(ledger: Ledger, out: Path | str | None = None) -> Report:
+def make_report(ledger: Ledger, out: Place | str | None = None, weigh: Weigh | None = None) -> Report:
     """Write the report of a sweep, finished or not.
 
     The same ledger, read with the same versions of the libraries, gives the same bytes. Figures that
@@ -46,6 +49,7 @@ def make_report(ledger: Ledger, out: Path | str | None = None) -> Report:
     Args:
         ledger: The sweep's ledger.
         out: Folder to write to; by default ``report`` inside the ledger.
+        weigh: Says how much of a search's outcome each setting explains.
 
     Raises:
         BnsweepError: If the folder cannot be written.
@@ -54,11 +58,13 @@ def make_report(ledger: Ledger, out: Path | str | None = None) -> Report:
     from bnsweep.analysis.gallery import draw_all, draw_claims
     from bnsweep.analysis.page import render_page
     from bnsweep.analysis.results import Results
+    from bnsweep.analysis.searches import share_table
     from bnsweep.analysis.summary import text_summary
 
     results = Results.read(ledger)
-    figures, evidence = draw_all(results), draw_claims(results)
-    folder = Path(out) if out is not None else ledger.report_dir
+    shares = results.found.shares(weigh) if results.found and weigh else ()
+    figures, evidence = draw_all(results, shares), draw_claims(results)
+    folder = place(out) if out is not None else ledger.report_dir
     contents = _figure_contents([*evidence.values(), *figures]) | _table_contents(results)
     if results.verdicts:
         from bnsweep.analysis.claims.section import verdict_json
@@ -69,12 +75,15 @@ def make_report(ledger: Ledger, out: Path | str | None = None) -> Report:
             max((one.written_at for one in results.records), default=""),
             results.looks,
         )
+    if shares:
+        contents["tables/importance.csv"] = _csv(share_table(shares))
     contents["report.html"] = render_page(results, figures, evidence).encode()
     try:
-        for name, content in contents.items():
-            _write(folder / name, content)
+        _write_all(folder, contents)
         if out is None:
             _remove_stale(folder / "figures", contents)
+    except BnsweepError:
+        raise
     except OSError as error:
         raise BnsweepError(
             f"The report's folder must be writable, but writing in {folder} failed: "
@@ -139,6 +148,15 @@ def _csv(table: pd.DataFrame) -> bytes:
     return str(table.to_csv(index=False, lineterminator="\n")).encode()
 
 
+def _write_all(folder: Place, contents: dict[str, bytes]) -> None:
+    if isinstance(folder, ObjectPath):
+        for _ in in_parallel(lambda item: (folder / item[0]).write_bytes(item[1]), contents.items()):
+            pass
+    else:
+        for name, content in contents.items():
+            _write(folder / name, content)
+
+
 def _write(path: Path, content: bytes) -> None:
     """Replace a file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +165,7 @@ def _write(path: Path, content: bytes) -> None:
     scratch.replace(path)
 
 
-def _remove_stale(folder: Path, contents: dict[str, bytes]) -> None:
+def _remove_stale(folder: Place, contents: dict[str, bytes]) -> None:
     for path in folder.glob("*.*") if folder.is_dir() else ():
         if path.suffix in (".png", ".svg", ".pdf") and f"figures/{path.name}" not in contents:
-            path.unlink()
+            path.unlink(missing_ok=True)

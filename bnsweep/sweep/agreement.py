@@ -94,6 +94,12 @@ def _check_method(root: Table, values: Mapping[str, Any], mistakes: Mistakes) ->
         must, hint = "must be a number or a list where conditions are searched", "use method grid"
         mistakes.add(root.keys["seeds"], "seeds", must, "a schedule", hint)
     adaptive = values.get("method") == "optuna" or "early_stop" in root.entries
+    if adaptive and values.get("keep_checkpoints") is True:
+        hint = (
+            "what a search suggests and stops depends on the steps it has: use grid or random, or remove it"
+        )
+        must = "must stand with method grid or random, without early_stop"
+        mistakes.add(root.keys["keep_checkpoints"], "keep_checkpoints", must, "a search", hint)
     if adaptive and values.get("claims") and values.get("exploratory") is not True:
         hint = (
             "adaptive sampling and early stopping bias a comparison: use grid or random, or exploratory: true"

@@ -109,6 +109,8 @@ class Key:
         return number_hint(node)
 
 
+_DATABASE = r"(?:sqlite:///|postgresql(?:\+\w+)?://)[^#]+"
+
 TOP_KEYS: dict[str, Key] = {
     "name": Key(
         "text", "Name of the sweep: of its folder, its MLflow experiment and its cluster job.", "(required)",
@@ -124,8 +126,13 @@ TOP_KEYS: dict[str, Key] = {
     ),
     "deterministic": Key("flag", "Suggestions of a search must not depend on timing.", default=False),
     "exploratory": Key("flag", "Mark the findings exploratory.", default=False),
-    "keep_checkpoints": Key("flag", "Keep final checkpoints, so that steps can be raised.", default=False),
-    "save_weights": Key("choice", "Log the final weights as an artifact.", "none", choices=("none", "final")),
+    "keep_checkpoints": Key(
+        "flag", "Keep what a trial ended with, so that one with more steps goes on from there.", default=False
+    ),
+    "save_weights": Key(
+        "choice", "Store the final weights of each trial, and log them to MLflow.", "none",
+        choices=("none", "final"),
+    ),
 }  # fmt: skip
 """Top-level keys that take a single value."""
 
@@ -177,15 +184,17 @@ SEARCH_KEYS: dict[str, Key] = {
     ),
     "storage": Key(
         "text",
-        "Database that shows the study to Optuna's tools; never read.",
+        "Database that shows the study to Optuna's tools while it runs; never read.",
         "(none)",
-        what="sqlite:///PATH or postgresql://HOST/NAME",
-        pattern=r"(sqlite:///|postgresql(\+\w+)?://|mysql(\+\w+)?://).+",
+        what="sqlite:///FILE or postgresql://HOST/NAME",
+        pattern=_DATABASE,
     ),
     "warm_start": Key(
         "text",
-        "A finished sweep's folder, or STORAGE#STUDY of Optuna, whose results the sampler knows.",
+        "Another sweep, by name or folder, or DATABASE#STUDY of Optuna, whose results the sampler knows.",
         "(none)",
+        what="a sweep's name or folder, or DATABASE#STUDY with a database as for search.storage",
+        pattern=rf"(?!.*://).+|{_DATABASE}#[^#]+",
     ),
     "timeout": Key(
         "number", "Seconds after which nothing new is suggested.", None, 0, 1_000_000_000, open_low=True

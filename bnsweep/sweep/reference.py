@@ -21,9 +21,7 @@ from bnsweep.sweep.keys import (
     TRACKING_KEYS,
     Key,
 )
-from bnsweep.sweep.refusals import NOT_BUILT
 from bnsweep.sweep.spec import SETTINGS
-from bnsweep.sweep.values import NOT_BUILT_VALUES
 from bnsweep.trial import NAMES, PROBES, Parameter, ProbeOption
 
 __all__ = ["fill", "render"]
@@ -40,12 +38,12 @@ def render(name: str) -> str:
     """Return one table as Markdown.
 
     Args:
-        name: ``parameters``, ``probes``, ``keys`` or ``refused``.
+        name: ``parameters``, ``probes`` or ``keys``.
 
     Raises:
         KeyError: If there is no such table.
     """
-    return {"parameters": _parameters, "probes": _probes, "keys": _keys, "refused": _refused}[name]()
+    return {"parameters": _parameters, "probes": _probes, "keys": _keys}[name]()
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
@@ -113,13 +111,6 @@ def _row(name: str, key: Key) -> tuple[str, ...]:
     if isinstance(key.default, bool | int | float) or default in key.choices or default == "results":
         default = _code(key.default)
     return f"`{name}`", key.help, key.must().removeprefix("must be "), default
-
-
-def _refused() -> str:
-    rows = [(f"`{refusal.key}`", refusal.must, refusal.reason) for refusal in NOT_BUILT]
-    for (parameter, value), reason in NOT_BUILT_VALUES.items():
-        rows.append((f"`parameters.{parameter}`", f"must not be {value}", reason))
-    return _table(("key", "rule", "reason"), rows)
 
 
 def _main(path: str) -> None:

@@ -6,8 +6,9 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
+from bnsweep.errors import LedgerError
 from bnsweep.sweep.keys import (
     CLAIM_KEYS,
     EARLY_STOP_KEYS,
@@ -31,6 +32,7 @@ from bnsweep.sweep.nodes import (
     number_hint,
     to_object,
 )
+from bnsweep.sweep.places import place
 from bnsweep.sweep.spec import (
     CONSTRAINED,
     GOALS,
@@ -64,7 +66,14 @@ def read_top(root: Table, mistakes: Mistakes) -> dict[str, Any]:
             mistakes.add(root, name, "must be given", hint="for example name: quickstart")
     for name in ("storage", "data_root"):
         text = values.get(name, "")
-        if _SCHEME.match(text) and not (name == "storage" and text.startswith("s3://")):
+        if name == "storage" and text.startswith("s3:"):
+            try:
+                place(text)
+            except LedgerError:
+                must = "must be a folder or s3://bucket/prefix"
+                found = re.sub(r"//[^/]*@", "//***@", text[:80])
+                mistakes.add(root.entries[name], name, must, found, "without empty parts, . or ..")
+        elif _SCHEME.match(text):
             mistakes.add(root.entries[name], name, "must be a folder")
     return values
 
@@ -280,9 +289,22 @@ def read_search(node: Node, mistakes: Mistakes) -> dict[str, Any]:
         values["options"] = to_object(options)
     elif options is not None:
         mistakes.add(options, "search.options", "must be a mapping of the sampler's options")
+    for name in ("storage", "warm_start"):
+        if isinstance(node, Table) and _has_password(values.get(name, "")):
+            hint = "libpq takes it from PGPASSWORD or ~/.pgpass, and it is stored nowhere"
+            must = "must be without a password"
+            mistakes.add(node.entries[name], f"search.{name}", must, "one", hint)
     if isinstance(node, Table) and "num_trials" not in node.entries:
         mistakes.add(node, "search.num_trials", "must be given", hint="the number of conditions to try")
     return values
+
+
+def _has_password(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return parts.password is not None or "password" in parse_qs(parts.query)
+    except ValueError:
+        return False
 
 
 def read_early_stop(node: Node, mistakes: Mistakes) -> dict[str, Any]:
@@ -320,19 +342,30 @@ def read_tracking(node: Node, mistakes: Mistakes) -> str | None:
         )
         return None
     uri = read_keys(node, "tracking", TRACKING_KEYS, mistakes).get("uri")
-    if isinstance(node, Table) and isinstance(uri, str) and uri.startswith("http"):
-        entry = node.entries["uri"]
-        try:
-            parts = urlsplit(uri)
-            secret, whole = parts.password or parts.username, bool(parts.hostname and (parts.port or True))
-        except ValueError:
-            secret, whole = None, False
-        if secret:
-            hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            mistakes.add(entry, "tracking.uri", "must be without credentials", "a user name", hint)
-        elif not whole:
-            mistakes.add(entry, "tracking.uri", TRACKING_KEYS["uri"].must())
+    if isinstance(node, Table) and isinstance(uri, str):
+        _check_uri(uri, node.entries["uri"], mistakes)
     return uri
+
+
+def _check_uri(uri: str, entry: Node, mistakes: Mistakes) -> None:
+    """Refuse a password: the file is stored with the results and shown in MLflow."""
+    server = uri.startswith("http")
+    try:
+        parts = urlsplit(uri)
+        password = bool(
+            parts.password or re.search("password|passwd|token|secret", parts.query, re.IGNORECASE)
+        )
+        user, whole = bool(parts.username), bool(parts.hostname and (parts.port or True))
+    except ValueError:
+        password, user, whole = False, False, False
+    if password or (server and user):
+        hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        if not server:
+            hint = "leave it out, and set PGPASSWORD, or MLFLOW_TRACKING_URI to the same URI with it"
+        found = "a password" if password else "a user name"
+        mistakes.add(entry, "tracking.uri", "must be without credentials", found, hint)
+    elif server and not whole:
+        mistakes.add(entry, "tracking.uri", TRACKING_KEYS["uri"].must())
 
 
 def read_constraints(node: Node, mistakes: Mistakes) -> tuple[str, ...] | None:

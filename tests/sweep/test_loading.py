@@ -18,7 +18,6 @@ from bnsweep.sweep import (
     load_spec,
     load_text,
     make_plan,
-    refusals,
     to_yaml,
 )
 from bnsweep.sweep.keys import TOP_KEYS
@@ -283,10 +282,10 @@ CASES = {
         doc("lr: 1", "metric: [{name: test_loss}, {name: train_loss}]\n"), 2, "metric", "random or optuna",
     ),
     "deterministic": (doc("lr: 1", "deterministic: true\n"), 2, "deterministic", "method optuna"),
-    "checkpoints": (doc("lr: 1", "keep_checkpoints: true\n"), 2, "keep_checkpoints", "not built"),
-    "weights": (doc("lr: 1", "save_weights: final\n"), 2, "save_weights", "not built"),
-    "s3": (doc("lr: 1", "storage: s3://bucket/x\n"), 2, "storage", "not built"),
-    "bfloat16": (doc("precision: bfloat16"), 4, "parameters.precision", "not built"),
+    "checkpoints of a search": (
+        doc("lr: [1, 2]", "keep_checkpoints: true\nmethod: optuna\nsearch: {num_trials: 2}\n"),
+        2, "keep_checkpoints", "grid or random",
+    ),
     "unnamed claim": (doc("lr: 1", "claims: [3]\n"), 2, "claims[0]", "name of a claim"),
     "claim's level": (doc("lr: 1", "claims: [{a: {alpha: 2}}]\n"), 2, "claims[0].a.alpha", "0.5"),
 }  # fmt: skip
@@ -393,8 +392,8 @@ def test_everything_is_understood(tmp_path):
         "tracking: {uri: 'https://mlflow.example.org:5000/x'}\n"
         "storage: out/here\n"
         "data_root: ~/data\n"
-        "keep_checkpoints: false\n"
-        "save_weights: none\n"
+        "keep_checkpoints: true\n"
+        "save_weights: final\n"
     )
     spec = load_spec(str(path))
     assert spec.metric == Metric("train_loss", "minimize")
@@ -446,8 +445,7 @@ def test_defaults():
     assert load_spec({"name": "a", "parameters": {"model": "dln"}}).metric == Metric("test_loss", "minimize")
 
 
-def test_what_is_refused_is_parsed_all_the_same(monkeypatch):
-    monkeypatch.setattr(refusals, "NOT_BUILT", ())
+def test_a_search_is_parsed():
     spec = load_spec(
         {
             **GOOD,
@@ -482,10 +480,6 @@ def two_values(name):
     if parameter.kind == "choice":
         return NAMES[name][:2]
     return [True, False] if parameter.kind == "bool" else [0.5, 0.25] if parameter.kind == "float" else [1, 2]
-
-
-def test_every_refusal_names_a_key_of_the_grammar():
-    assert {refusal.key for refusal in refusals.NOT_BUILT} <= set(TOP_KEYS) | set(READERS)
 
 
 def test_importing_costs_little():
