@@ -167,6 +167,7 @@ class Execution:
         self._rung: SearchSource | None = None
         self._study: StudyMirrorProcess | None = None
         self._mirror: MirrorProcess | None = None
+        self.look: Callable[[Ledger], None] | None = None
 
     def run(
         self,
@@ -189,6 +190,8 @@ class Execution:
                 source = self.source(left, found)
                 begin(len(left))
                 finished = self.train(source)
+            if finished and self.look is not None:
+                self.look(self.ledger)
             if finished:
                 if self.spec.keep_checkpoints and found is not None:
                     prune_states(self.ledger)
