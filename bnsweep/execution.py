@@ -165,7 +165,6 @@ class Execution:
         self.errors: dict[str, int] = {}
         self.device = device_type(spec)
         self._rung: SearchSource | None = None
-        self._study: StudyMirrorProcess | None = None
         self._mirror: MirrorProcess | None = None
         self.look: Callable[[Ledger], None] | None = None
 
@@ -181,6 +180,7 @@ class Execution:
         from bnsweep.sweep.continuing import prune_states
 
         finished, made, tracked = True, None, None
+        study: StudyMirrorProcess | None = None
         suggested = len(self.plan.trials)
         mirror = self._mirror = _start_mirror(self.ledger, uri)
         try:
@@ -188,6 +188,7 @@ class Execution:
                 self.ledger.write_environment(describe_driver())
                 self.positions = Positions(self.ledger, self.total)
                 source = self.source(left, found)
+                study = _show_study(self.spec, self.ledger)  # the events were read, and mended if need be
                 begin(len(left))
                 finished = self.train(source)
             if finished and self.look is not None:
@@ -199,8 +200,8 @@ class Execution:
         finally:
             if self.positions is not None:
                 self.positions.end("done" if finished and sys.exc_info()[0] is None else "interrupted")
-            if self._study:
-                self.tell(str(self._study.finish(STUDY_SECONDS if finished else STOP_SECONDS)))
+            if study:
+                self.tell(str(study.finish(STUDY_SECONDS if finished else STOP_SECONDS)))
             if mirror:
                 tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
         if self.spec.method == "optuna":
@@ -250,12 +251,9 @@ class Execution:
         return self._rung
 
     def _optuna(self) -> Search:
-        from bnsweep.search import Search, StudyMirrorProcess
+        from bnsweep.search import Search
 
-        search = Search(self.spec, self.ledger.search_log, expander(self.spec), self.known)
-        if uri := self.spec.search.get("storage"):  # after the events were read, and mended if they had to be
-            self._study = StudyMirrorProcess(self.ledger.root, uri)
-        return search
+        return Search(self.spec, self.ledger.search_log, expander(self.spec), self.known)
 
     def train(self, source: Source) -> bool:
         """Let the runner do what there is to do; return whether all was tried."""
@@ -340,6 +338,14 @@ def _start_mirror(ledger: Ledger, uri: str | None) -> MirrorProcess | None:
     from bnsweep.tracking import start_mirror
 
     return start_mirror(ledger.root, uri) if uri else None
+
+
+def _show_study(spec: SweepSpec, ledger: Ledger) -> StudyMirrorProcess | None:
+    """Start what shows a search in the database that its file names."""
+    from bnsweep.search import StudyMirrorProcess
+
+    uri = spec.search.get("storage")
+    return StudyMirrorProcess(ledger.root, str(uri)) if uri else None
 
 
 def _report(ledger: Ledger, tell: Callable[[str], None]) -> Report | None:

@@ -197,7 +197,7 @@ SEARCH_KEYS: dict[str, Key] = {
         pattern=rf"(?!.*://).+|{_DATABASE}#[^#]+",
     ),
     "timeout": Key(
-        "number", "Seconds after which nothing new is suggested.", None, 0, 1_000_000_000, open_low=True
+        "number", "Seconds of a run after which nothing is suggested.", None, 0, 1_000_000_000, open_low=True
     ),
 }
 EARLY_STOP_KEYS: dict[str, Key] = {
