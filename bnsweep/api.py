@@ -165,6 +165,12 @@ def _known_ledger(spec: SweepSpec, storage: str | None) -> Ledger | None:
     return Ledger(root) if (root / "ledger.json").is_file() else None
 
 
+def _ledger_at(spec: SweepSpec, storage: str | None, root: Place | None) -> Ledger | None:
+    from bnsweep.sweep.ledger import Ledger
+
+    return Ledger(root) if root else _known_ledger(spec, storage)
+
+
 def storage_folder(spec: SweepSpec | None = None, storage: str | None = None) -> Place:
     """Return the folder of results: as given, as the file says, ``$BNSWEEP_STORAGE``, or ``results``.
 
@@ -267,7 +273,7 @@ def run(
     spec = load(source)
     wanted = make_plan(spec)
     _refuse_unprepared(wanted)
-    return _run(
+    return _run_looks(
         spec, wanted, runner, storage, root, retry_failed, accept_changes, where, progress, say, begin
     )
 
@@ -307,7 +313,7 @@ def resume(
     spec, wanted = stored_sweep(ledger, accept_changes)
     _refuse_unprepared(wanted)
     root = ledger.root
-    return _run(
+    return _run_looks(
         spec, wanted, runner, storage, root, retry_failed, accept_changes, where, progress, say, begin
     )
 
@@ -385,6 +391,21 @@ def confirm(
     )
 
 
+def _run_looks(
+    spec: SweepSpec, wanted: Plan, runner: Runner | None, storage: str | None, root: Place | None, *rest: Any
+) -> Outcome:
+    """Make a ledger match a plan, once, or look by look. Takes what :func:`_run` does."""
+    if spec.sequential is None:
+        return _run(spec, wanted, runner, storage, root, *rest)
+    from bnsweep.sequential import run_in_looks
+
+    def once(own: SweepSpec, look: Callable[[Ledger], None]) -> Outcome:
+        return _run(own, make_plan(own), runner, storage, root, *rest, look)  # type: ignore[call-arg]
+
+    say = rest[-2]
+    return run_in_looks(spec, lambda: _ledger_at(spec, storage, root), once, say or (lambda _: None))
+
+
 def _run(
     spec: SweepSpec,
     wanted: Plan,
@@ -397,8 +418,9 @@ def _run(
     progress: Callable[[Progress], None] | None,
     say: Callable[[str], None] | None,
     begin: Callable[[int], None] | None,
+    look: Callable[[Ledger], None] | None = None,
 ) -> Outcome:
-    """Make a ledger match a plan; see :func:`run`."""
+    """Make a ledger match a plan; see :func:`run`. ``look`` is called before the report is made."""
     from bnsweep.sweep.ledger import Ledger
 
     began = time.monotonic()
@@ -438,6 +460,7 @@ def _run(
             show, start, count = progress or (lambda _: None), begin or (lambda _: None), len(left) + unasked
             execution = Execution(spec, planned, ledger, runner, show, tell, began, starts, count, site)
             execution.known = knowledge
+            execution.look = look
             return execution.run(left, found, uri, lambda count: start(count + unasked))
 
 

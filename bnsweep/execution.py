@@ -166,6 +166,7 @@ class Execution:
         self.device = device_type(spec)
         self._rung: SearchSource | None = None
         self._mirror: MirrorProcess | None = None
+        self.look: Callable[[Ledger], None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the mirror's process out: Tune stores its callbacks, and with them the run that they tell."""
@@ -194,6 +195,8 @@ class Execution:
                 study = _show_study(self.spec, self.ledger)  # the events were read, and mended if need be
                 begin(len(left))
                 finished = self.train(source)
+            if finished and self.look is not None:
+                self.look(self.ledger)
             if finished:
                 if self.spec.keep_checkpoints and found is not None:
                     prune_states(self.ledger)

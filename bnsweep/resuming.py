@@ -39,6 +39,8 @@ def stored_sweep(ledger: Ledger, accept_changes: bool = False) -> tuple[SweepSpe
     there = isinstance(folder, str) and Path(folder).is_dir()
     spec = load_text(text, str(ledger.root / "sweep.yaml"), data_root=folder if there else None)
     spec = replace(spec, tracking=_tracking(spec, content))
+    if spec.sequential is not None:
+        spec = replace(spec, seeds=tuple(content["seeds"]))
     if spec.name != content.get("name", spec.name):  # confirmed conditions of a search
         plan = Plan.from_dict(content)
         spec = replace(spec, name=plan.name, seeds=plan.seeds, description=plan.description)

@@ -434,12 +434,17 @@ def weight_layer_count(parameters: Parameters) -> int:
 
 @dataclass(frozen=True)
 class ProbeOption:
-    """One option of a probe: ``kind`` is ``int``, ``layers``, ``numbers`` or ``choice``."""
+    """One option of a probe: ``kind`` is ``int``, ``layers``, ``numbers`` or ``choice``.
+
+    One that is ``silent`` is no part of a trial's identity where it has its default: it came later, and
+    the ids of older trials must stay.
+    """
 
     kind: str
     default: Any
     help: str
     choices: tuple[str, ...] = ()
+    silent: bool = False
 
 
 _EVERY = ProbeOption("int", 100, "Steps between two measurements, from step 0 on.")
@@ -460,8 +465,17 @@ PROBES: dict[str, dict[str, ProbeOption]] = {
             "numbers", [0.5, 1.0, 2.0, 4.0], "Step lengths along the gradient, in multiples of lr."
         ),
         "noise": _NOISE,
+        "keep": ProbeOption(
+            "choice",
+            "bands",
+            "Whether only the bands over the step lengths are kept, or the readings of each length too.",
+            ("bands", "each"),
+            silent=True,
+        ),
     },
     "moments": {"every": _EVERY, "layers": _LAYERS},
+    "activations": {"every": _EVERY, "layers": _LAYERS},
+    "theory": {"every": _EVERY, "layers": _LAYERS},
 }
 """Every probe with its options and defaults."""
 
@@ -545,6 +559,9 @@ def complete_probes(given: Mapping[str, Mapping[str, Any]] | None) -> dict[str, 
         merged = {key: option.default for key, option in PROBES[name].items()} | dict(options)
         if "step_sizes" in merged:
             merged["step_sizes"] = [float(value) for value in merged["step_sizes"]]
+        for key, option in PROBES[name].items():
+            if option.silent and merged[key] == option.default:
+                del merged[key]
         probes[name] = merged
     return probes
 

@@ -105,7 +105,7 @@ def render_page(
         f"<header><h1>{title}</h1>",
         f'<p class="lede">{escape(results.description)}</p>' if results.description else "",
         f'<p class="status">{escape(status_text(results))}.</p></header>',
-        claims_section(results.verdicts, results.frozen, evidence or {}, _figure),
+        claims_section(results.verdicts, results.frozen, evidence or {}, _figure, results.looks),
         _warnings(results),
         _ranges(results) if results.found is None else _best(results.found),
         "".join(_figure(figure) for figure in figures),

@@ -70,7 +70,10 @@ def make_report(ledger: Ledger, out: Place | str | None = None, weigh: Weigh | N
         from bnsweep.analysis.claims.section import verdict_json
 
         contents["verdicts.json"] = verdict_json(
-            results.verdicts, results.frozen, max((one.written_at for one in results.records), default="")
+            results.verdicts,
+            results.frozen,
+            max((one.written_at for one in results.records), default=""),
+            results.looks,
         )
     if shares:
         contents["tables/importance.csv"] = _csv(share_table(shares))

@@ -136,6 +136,13 @@ class Results:
         return FrozenClaims.of_plan(self.ledger.plan())
 
     @cached_property
+    def looks(self) -> tuple[Mapping[str, Any], ...]:
+        """The looks that a sequential sweep has taken at its claims, oldest first."""
+        if self.frozen.schedule is None:
+            return ()
+        return tuple(event for event in self.ledger.search_log if event["event"] == "look")
+
+    @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What the sweep says about its claims."""
         from bnsweep.analysis.claims.verdicts import judge
@@ -164,18 +171,30 @@ class Results:
         Returns:
             Columns ``trial_id``, ``name``, ``step``, ``value``.
         """
+        frame = self.layer_curves(trial_ids, names)
+        return frame[frame["layer"] == 0].drop(columns="layer").reset_index(drop=True)
+
+    def layer_curves(self, trial_ids: Sequence[str], names: Sequence[str]) -> pd.DataFrame:
+        """Return readings of some trials, those of single layers among them.
+
+        Args:
+            trial_ids: The trials.
+            names: The readings.
+
+        Returns:
+            Columns ``trial_id``, ``name``, ``step``, ``layer`` (0: the network), ``value``.
+        """
         import pandas as pd
 
         table = self.ledger.read_all_curves(trial_ids, names)
-        keep = table["layer"].to_numpy() == 0
         columns = {
             "trial_id": table["trial_id"].to_pandas(),
             "name": table["name"].to_pandas(),
             "step": table["step"].to_numpy(),
+            "layer": table["layer"].to_numpy(),
             "value": table["value"].to_numpy(),
         }
-        frame = pd.DataFrame({name: column[keep] for name, column in columns.items()})
-        return frame.reset_index(drop=True)
+        return pd.DataFrame(columns)
 
     def _initial_losses(self) -> dict[str, float]:
         """Read the first training loss of every trial of a regression."""

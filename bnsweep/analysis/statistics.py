@@ -71,6 +71,7 @@ def paired_test(
     threshold: float,
     rng: np.random.Generator,
     resolution: float = 0.0,
+    looks: int = 1,
 ) -> PairedTest:
     r"""Test on which side of ``threshold`` the mean of paired differences lies.
 
@@ -86,6 +87,8 @@ def paired_test(
         threshold: What the mean is tested against.
         rng: Draws the sign flips, where there are too many to enumerate.
         resolution: Step of the grid that the values lie on; 0 for a continuum.
+        looks: How many times the values may be looked at while they grow: the interval holds over all
+            of them, by Bonferroni's inequality. The p-values are those of this look alone.
 
     Returns:
         The test; its interval is infinite for fewer than two values, or where neither seeds nor
@@ -101,25 +104,28 @@ def paired_test(
     from scipy.special import stdtr
 
     n = len(values)
-    mean, sd, low, high = paired_interval(values, resolution)
+    mean, sd, low, high = paired_interval(values, resolution, looks)
     if n < 2 or not math.isfinite(low):
         return PairedTest(n, mean, sd, low, high, 1.0, 1.0, "no test")
     statistic = (mean - threshold) / (sd / math.sqrt(n))
     above, below = float(stdtr(n - 1, -statistic)), float(stdtr(n - 1, statistic))
     method = "paired t"
     if n >= PERMUTATION_SEEDS:
-        flips_above, flips_below = _sign_flips(np.asarray(values, dtype=float) - threshold, rng)
+        flips_above, flips_below = _sign_flips(np.asarray(values, dtype=float) - threshold, rng, looks)
         above, below = max(above, flips_above), max(below, flips_below)
         method = "paired t and sign flips"
     return PairedTest(n, mean, sd, low, high, min(1.0, 2 * above), min(1.0, 2 * below), method)
 
 
-def paired_interval(values: Sequence[float], resolution: float = 0.0) -> tuple[float, float, float, float]:
+def paired_interval(
+    values: Sequence[float], resolution: float = 0.0, looks: int = 1
+) -> tuple[float, float, float, float]:
     """Return mean, standard deviation used, and the ends of the 95 % interval of the mean.
 
     Args:
         values: As for :func:`paired_test`.
         resolution: As for :func:`paired_test`.
+        looks: As for :func:`paired_test`.
     """
     import numpy as np
     from scipy.special import stdtrit
@@ -130,11 +136,11 @@ def paired_interval(values: Sequence[float], resolution: float = 0.0) -> tuple[f
     sd = max(float(array.std(ddof=1)), resolution / 2) if n > 1 else math.nan
     if n < 2 or not sd > 1e-12 * max(1.0, abs(mean)):
         return mean, sd, -math.inf, math.inf
-    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * sd / math.sqrt(n)
+    half = float(stdtrit(n - 1, 1 - (1 - LEVEL) / (2 * looks))) * sd / math.sqrt(n)
     return mean, sd, mean - half, mean + half
 
 
-def _sign_flips(centred: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+def _sign_flips(centred: np.ndarray, rng: np.random.Generator, looks: int) -> tuple[float, float]:
     """Return one-sided p-values of a mean above and below zero under random signs."""
     import numpy as np
     from scipy.stats import permutation_test
@@ -146,11 +152,11 @@ def _sign_flips(centred: np.ndarray, rng: np.random.Generator) -> tuple[float, f
     scale = float(np.abs(centred).max()) or 1.0
     rounded = np.round(centred / scale, 9)
     found = permutation_test(
-        (rounded,), mean, permutation_type="samples", vectorized=True, n_resamples=RESAMPLES,
+        (rounded,), mean, permutation_type="samples", vectorized=True, n_resamples=looks * RESAMPLES,
         alternative="greater", rng=rng,
     )  # fmt: skip
     observed, null = float(found.statistic), np.asarray(found.null_distribution)
-    spare = 0 if len(null) < RESAMPLES else 1
+    spare = 0 if len(null) < looks * RESAMPLES else 1
     total = len(null) + spare
     tiny = 1e-12
     above = (int(np.sum(null >= observed - tiny)) + spare) / total

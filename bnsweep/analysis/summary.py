@@ -34,9 +34,11 @@ def text_summary(source: Ledger | Results) -> str:
     results = source if isinstance(source, Results) else Results.read(source)
     lines = [status_text(results)]
     if results.verdicts:
-        from bnsweep.analysis.claims.section import verdict_text
+        from bnsweep.analysis.claims.section import looks_text, verdict_text
 
         lines += ["", *verdict_text(results.verdicts)]
+        if said := looks_text(results.frozen, results.looks):
+            lines.append(said.strip().split(". ")[0] + ".")
     for ranges in results.ranges:
         lines.append("")
         lines.append(f"{ranges.facet + ': ' if ranges.facet else ''}final {ranges.metric.name}")

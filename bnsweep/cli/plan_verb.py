@@ -63,6 +63,12 @@ def call(arguments: argparse.Namespace) -> int:
     print(f"  {len(done)} done, {plan.count - len(done)} to run; results in {folder / spec.name}")
     if forecast is not None and forecast.packs:
         print(f"  {describe(forecast)}")
+    if spec.sequential is not None:
+        looks = spec.sequential.counts
+        print(
+            f"  sequential: {len(looks)} looks at most, at {', '.join(map(str, looks))} seeds; up to "
+            f"{plan.condition_count * looks[-1]} trials"
+        )
     _claims(spec, Ledger.open(folder, spec.name) if known else None, arguments.power)
     return 0
 

@@ -183,6 +183,7 @@ class StackedNet(nn.Module):
         *,
         first: int = 1,
         entering: list[Tensor] | None = None,
+        normed: list[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
         """Compute the outputs of all members.
 
@@ -194,6 +195,8 @@ class StackedNet(nn.Module):
                 the non-linearity, detached, as ``[N, K*C, H, W]`` or ``[N, K*C]``.
             first: The weight layer to begin with, 1-based; the layers before it are left out.
             entering: Collects, for each weight layer, what a call with this ``first`` takes as ``x``.
+            normed: Collects, for each hidden site, what enters its norm and what leaves it, before any
+                noise, both as parts of autograd's graph.
 
         Returns:
             The outputs, ``[K, N, O]``.
@@ -221,7 +224,7 @@ class StackedNet(nn.Module):
             h = layer(h)
             if not spec.site:
                 continue
-            h = layer.norm(h.contiguous() if custom else h)
+            h = _normalized(layer.norm, h.contiguous() if custom else h, normed)
             if index in draws and level is not None:
                 h = apply_noise(h, draws[index], level, self.plan.noise_sigma)
             if record is not None:
@@ -257,33 +260,44 @@ class StackedNet(nn.Module):
             [2] He, Zhang, Ren, Sun. Delving Deep into Rectifiers. ICCV 2015.
             https://arxiv.org/abs/1502.01852
         """
-        rule, _, distribution = init.partition("_")
-        if rule not in ("glorot", "he") or distribution not in ("normal", "uniform"):
-            raise ValueError(
-                f"init must be glorot_normal, glorot_uniform, he_normal or he_uniform, but found {init!r}"
-            )
         if len(seeds) != self.members:
             raise ValueError(
                 f"there must be a seed for each of {self.members} members, but found {len(seeds)}"
             )
         for info in self.layers:
             weight = self.get_parameter(info.weight)
-            stacked = weight.view(self.members, -1, *weight.shape[1:])
-            outputs, inputs, *taps = stacked.shape[1:]
-            area = math.prod(taps)
-            fan = inputs * area if rule == "he" else (inputs + outputs) * area
-            for member, seed in enumerate(seeds):
-                generator = torch.Generator().manual_seed(derive_seed(seed, "init", info.name))
-                draw = torch.empty(stacked.shape[1:], dtype=torch.float64)
-                if distribution == "normal":
-                    draw.normal_(0, math.sqrt(2 / fan), generator=generator)
-                else:
-                    bound = math.sqrt(6 / fan)
-                    draw.uniform_(-bound, bound, generator=generator)
-                stacked[member].copy_(draw)
+            for own, seed in zip(weight.view(self.members, -1, *weight.shape[1:]), seeds, strict=True):
+                own.copy_(self.initial_weight(info, seed, init))
             bias = self._layer(info.name).bias
             if bias is not None:
                 bias.zero_()
+
+    def initial_weight(self, info: LayerInfo, seed: int, init: str) -> Tensor:
+        """Return the weights that :meth:`initialize` gives one member: float64 on the CPU.
+
+        Args:
+            info: The layer.
+            seed: The member's seed.
+            init: As for :meth:`initialize`.
+
+        Raises:
+            ValueError: If ``init`` is none of the rules.
+        """
+        rule, _, distribution = init.partition("_")
+        if rule not in ("glorot", "he") or distribution not in ("normal", "uniform"):
+            raise ValueError(
+                f"init must be glorot_normal, glorot_uniform, he_normal or he_uniform, but found {init!r}"
+            )
+        weight = self.get_parameter(info.weight)
+        outputs, inputs, *taps = len(weight) // self.members, *weight.shape[1:]
+        area = math.prod(taps)
+        fan = inputs * area if rule == "he" else (inputs + outputs) * area
+        generator = torch.Generator().manual_seed(derive_seed(seed, "init", info.name))
+        draw = torch.empty(outputs, *weight.shape[1:], dtype=torch.float64)
+        if distribution == "normal":
+            return draw.normal_(0, math.sqrt(2 / fan), generator=generator)
+        bound = math.sqrt(6 / fan)
+        return draw.uniform_(-bound, bound, generator=generator)
 
     def compact(self, keep: Sequence[int]) -> StackedNet:
         """Copy some members into a network of their own.
@@ -314,6 +328,14 @@ class StackedNet(nn.Module):
 def parameter_decay(model: StackedNet) -> tuple[str, ...]:
     """Return the names of the parameters that are weights of weight layers, which weight decay means."""
     return tuple(info.weight for info in model.layers)
+
+
+def _normalized(norm: nn.Module, h: Tensor, normed: list[tuple[Tensor, Tensor]] | None) -> Tensor:
+    """Call a norm and collect what it took and gave."""
+    after: Tensor = norm(h)
+    if normed is not None:
+        normed.append((h, after))
+    return after
 
 
 def _sample_shape(spec: LayerSpec) -> tuple[int, ...]:

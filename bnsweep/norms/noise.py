@@ -43,6 +43,10 @@ class SiteNoise:
     shift: Tensor
     scale: Tensor
 
+    def double(self) -> SiteNoise:
+        """Return the same draws in double precision."""
+        return SiteNoise(self.mu.double(), self.sigma.double(), self.shift.double(), self.scale.double())
+
 
 def draw_noise(
     shapes: Sequence[tuple[int, ...]],

@@ -1,5 +1,6 @@
 """Measurements of training that change nothing: pure functions of stacked parameters."""
 
+from bnsweep.probes.activations import ActivationsReading, sampled_activations
 from bnsweep.probes.gradients import LayeredLoss, LossFn, Params, member_gradients, member_shift
 from bnsweep.probes.ics import ICSReading, LayerBlock, internal_covariate_shift, linear_covariate_shift
 from bnsweep.probes.landscape import LandscapeReading, gradient_landscape
@@ -9,7 +10,14 @@ from bnsweep.probes.moments import (
     activation_moments,
     moment_change,
 )
-from bnsweep.probes.readings import Row, ics_rows, landscape_rows, moments_rows
+from bnsweep.probes.readings import (
+    Row,
+    activations_rows,
+    ics_rows,
+    landscape_rows,
+    moments_rows,
+    theory_rows,
+)
 from bnsweep.probes.reductions import (
     MemberDifference,
     member_difference,
@@ -17,9 +25,11 @@ from bnsweep.probes.reductions import (
     member_norm,
     pairwise_sum,
 )
+from bnsweep.probes.theory import TheoryReading, layer_theory
 
 __all__ = [
     "ActivationMoments",
+    "ActivationsReading",
     "ICSReading",
     "LandscapeReading",
     "LayerBlock",
@@ -29,11 +39,14 @@ __all__ = [
     "MomentsReading",
     "Params",
     "Row",
+    "TheoryReading",
     "activation_moments",
+    "activations_rows",
     "gradient_landscape",
     "ics_rows",
     "internal_covariate_shift",
     "landscape_rows",
+    "layer_theory",
     "linear_covariate_shift",
     "member_difference",
     "member_distance",
@@ -43,4 +56,6 @@ __all__ = [
     "moment_change",
     "moments_rows",
     "pairwise_sum",
+    "sampled_activations",
+    "theory_rows",
 ]

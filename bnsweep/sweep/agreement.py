@@ -86,6 +86,13 @@ def _check_method(root: Table, values: Mapping[str, Any], mistakes: Mistakes) ->
         if grid and name in root.entries:
             must = "must stand only with method random or optuna"
             mistakes.add(root.keys[name], name, must, "method grid", "a grid is enumerated, to the end")
+    schedule = values.get("sequential")
+    if schedule and not values.get("claims"):
+        must, hint = "must stand with claims", "seeds are added until claims are clear; else write a number"
+        mistakes.add(root.keys["seeds"], "seeds", must, "none", hint)
+    if schedule and not grid:
+        must, hint = "must be a number or a list where conditions are searched", "use method grid"
+        mistakes.add(root.keys["seeds"], "seeds", must, "a schedule", hint)
     adaptive = values.get("method") == "optuna" or "early_stop" in root.entries
     if adaptive and values.get("keep_checkpoints") is True:
         hint = (
@@ -101,7 +108,8 @@ def _check_method(root: Table, values: Mapping[str, Any], mistakes: Mistakes) ->
 
 
 def _small_enough(root: Table, values: Mapping[str, Any], settings: Settings, mistakes: Mistakes) -> bool:
-    seeds = values.get("seeds") or (0,)
+    schedule = values.get("sequential")
+    seeds = range(schedule.max) if schedule else values.get("seeds") or (0,)
     node: Node | None = root.keys.get("parameters", root)
     grid = values.get("method", "grid") == "grid"
     try:

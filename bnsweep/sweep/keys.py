@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bnsweep.sweep.nodes import Mistakes, Node, Scalar, Table, nearest, number_hint
-from bnsweep.sweep.spec import GOALS, METHODS, SWEEP_NAME
+from bnsweep.sweep.spec import GOALS, MAX_SEEDS, METHODS, SWEEP_NAME
 from bnsweep.trial import KERNELS
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "RESOURCE_KEYS",
     "SEARCH_KEYS",
     "SECTIONS",
+    "SEEDS_KEYS",
     "TOP_KEYS",
     "TRACKING_KEYS",
     "Key",
@@ -209,6 +210,11 @@ EARLY_STOP_KEYS: dict[str, Key] = {
     "min_steps": Key("integer", "Steps before the rule speaks.", 100, 1, 10_000_000),
     "eta": Key("number", "One in eta goes on at each rung.", 3, 1, 1000, open_low=True),
 }
+SEEDS_KEYS: dict[str, Key] = {
+    "start": Key("integer", "Seeds before the first look at the claims.", "(required)", 2, MAX_SEEDS),
+    "step": Key("integer", "Seeds added after a look that leaves a claim open.", "(required)", 1, MAX_SEEDS),
+    "max": Key("integer", "Most seeds.", "(required)", 3, MAX_SEEDS),
+}
 CLAIM_KEYS: dict[str, Key] = {
     "min_effect": Key("number", "Smallest effect that counts.", "the claim's own", 0, 1_000_000),
     "alpha": Key("number", "Level of the test.", 0.05, 0, 0.5, open_low=True),
@@ -217,7 +223,8 @@ CLAIM_KEYS: dict[str, Key] = {
 SECTIONS: dict[str, str] = {
     "metric": "The reading that the sweep is judged by.",
     "parameters": "Scientific settings of a trial: a value, a list of values to try, or a range.",
-    "seeds": "Replicates of every condition: how many, or a list. Default 1.",
+    "seeds": "Replicates of every condition: how many, a list, or a schedule by which they are added until "
+    "the claims are clear. Default 1.",
     "probes": "Measurements taken during training; they never change it.",
     "claims": "Claims of the paper that the report judges.",
     "search": "Budget and sampler of methods random and optuna.",

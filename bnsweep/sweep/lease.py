@@ -157,8 +157,8 @@ class Lease:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-        if self._highest()[0] == self._epoch:
-            with suppress(LedgerError):  # a full disk: it expires, at once where this process has ended
+        with suppress(LedgerError):  # a full disk: it expires, at once where this process has ended
+            if self._highest()[0] == self._epoch:
                 self._write({"released": True})
 
     def _claim(self, epoch: int) -> bool:

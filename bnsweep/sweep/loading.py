@@ -16,7 +16,7 @@ from bnsweep.sweep.keys import SECTIONS, TOP_KEYS, unknown_keys
 from bnsweep.sweep.nodes import Mistakes, Node, Scalar, Table, from_object
 from bnsweep.sweep.searching import check_search
 from bnsweep.sweep.sections import READERS, read_top
-from bnsweep.sweep.spec import Metric, SweepSpec
+from bnsweep.sweep.spec import Metric, SeedSchedule, SweepSpec
 from bnsweep.sweep.values import read_settings
 from bnsweep.sweep.yaml_reader import parse_text, read_text
 
@@ -84,6 +84,8 @@ def _read(root: Node, mistakes: Mistakes, text: str) -> SweepSpec:
             value = reader(root.entries[name], mistakes)
             if value is not None:
                 values[name] = value
+    if isinstance(schedule := values.get("seeds"), SeedSchedule):
+        values |= {"sequential": schedule, "seeds": tuple(range(schedule.start))}
     enumerated = values.get("method", "grid") == "grid"
     settings = read_settings(root, enumerated, mistakes)
     check_search(root, values, settings, mistakes)

@@ -240,6 +240,16 @@ class PackFolders(SweepFolder):
         except (FileNotFoundError, ValueError, KeyError):
             return None
 
+    def sweep_packs(self) -> None:
+        """Remove what a process that was killed while it closed a pack has left of it in a store."""
+        if isinstance(self.root, ObjectPath):
+            inside = self.root / "packs"
+            found = list(inside.walk())
+            open_packs = {path.parent for path in found if path.name == _PACK}
+            for path in found:
+                if path.parent not in open_packs:
+                    path.unlink(missing_ok=True)
+
     def close_pack(self, pack_id: str) -> None:
         """Remove a pack whose trials are all done, in one step."""
         remove_folder(self.pack_dir(pack_id), self._scratch, first=_PACK)

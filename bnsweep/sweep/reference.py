@@ -16,6 +16,7 @@ from bnsweep.sweep.keys import (
     RESOURCE_KEYS,
     SEARCH_KEYS,
     SECTIONS,
+    SEEDS_KEYS,
     TOP_KEYS,
     TRACKING_KEYS,
     Key,
@@ -96,7 +97,7 @@ def _legal(option: ProbeOption) -> str:
 def _keys() -> str:
     rows = [_row(name, key) for name, key in TOP_KEYS.items()]
     inner = {
-        "metric": METRIC_KEYS, "search": SEARCH_KEYS, "early_stop": EARLY_STOP_KEYS,
+        "metric": METRIC_KEYS, "seeds": SEEDS_KEYS, "search": SEARCH_KEYS, "early_stop": EARLY_STOP_KEYS,
         "resources": RESOURCE_KEYS, "tracking": TRACKING_KEYS,
     }  # fmt: skip
     for name, text in SECTIONS.items():

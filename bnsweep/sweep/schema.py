@@ -16,6 +16,7 @@ from bnsweep.sweep.keys import (
     RESOURCE_KEYS,
     SEARCH_KEYS,
     SECTIONS,
+    SEEDS_KEYS,
     TOP_KEYS,
     TRACKING_KEYS,
     Key,
@@ -65,6 +66,7 @@ def _sections() -> Schema:
             "anyOf": [
                 {"type": "integer", "minimum": 1, "maximum": MAX_SEEDS},
                 _list(seed) | {"maxItems": MAX_SEEDS},
+                _object(SEEDS_KEYS, list(SEEDS_KEYS)),
             ]
         },
         "probes": {

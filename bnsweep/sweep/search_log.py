@@ -24,7 +24,8 @@ class SearchLog:
     """The events of one search, oldest first; each is a mapping with the key ``event``.
 
     Events: ``begin`` (settings that must not change, and what the sampler knew before), ``suggest``,
-    ``rule``, ``rung`` (a report and what was decided), ``ran``, ``end``.
+    ``rule``, ``rung`` (a report and what was decided), ``ran``, ``end``. Of a sequential sweep:
+    ``look`` (what its claims' tests gave at a number of seeds, and whether more are added).
 
     Args:
         folder: Where they lie.

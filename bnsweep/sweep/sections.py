@@ -15,6 +15,7 @@ from bnsweep.sweep.keys import (
     METRIC_KEYS,
     RESOURCE_KEYS,
     SEARCH_KEYS,
+    SEEDS_KEYS,
     TOP_KEYS,
     TRACKING_KEYS,
     read_keys,
@@ -32,7 +33,16 @@ from bnsweep.sweep.nodes import (
     to_object,
 )
 from bnsweep.sweep.places import place
-from bnsweep.sweep.spec import CONSTRAINED, GOALS, MAX_SEEDS, Claim, Constraint, Metric, Resources
+from bnsweep.sweep.spec import (
+    CONSTRAINED,
+    GOALS,
+    MAX_SEEDS,
+    Claim,
+    Constraint,
+    Metric,
+    Resources,
+    SeedSchedule,
+)
 from bnsweep.trial import PROBES, ProbeOption
 
 __all__ = ["READERS", "read_top"]
@@ -101,16 +111,33 @@ def _metric(node: Node, path: str, mistakes: Mistakes) -> Metric | None:
     return Metric(values["name"], best)
 
 
-def read_seeds(node: Node, mistakes: Mistakes) -> tuple[int, ...] | None:
-    """Read ``seeds``: how many, or a list of them."""
+def read_seeds(node: Node, mistakes: Mistakes) -> tuple[int, ...] | SeedSchedule | None:
+    """Read ``seeds``: how many, a list of them, or a schedule."""
+    if isinstance(node, Table):
+        return _schedule(node, mistakes)
     if isinstance(node, Items):
         return _whole_numbers(node, "seeds", 0, 2**31 - 1, MAX_SEEDS, mistakes)
     count = _whole(node, 1, MAX_SEEDS)
     if count is None:
-        must = f"must be an integer from 1 to {MAX_SEEDS:,}, or a list of seeds"
+        must = f"must be an integer from 1 to {MAX_SEEDS:,}, a list of seeds, or {{start, step, max}}"
         mistakes.add(node, "seeds", must, hint=number_hint(node))
         return None
     return tuple(range(count))
+
+
+def _schedule(node: Table, mistakes: Mistakes) -> SeedSchedule | None:
+    values = read_keys(node, "seeds", SEEDS_KEYS, mistakes)
+    for name in SEEDS_KEYS:
+        if name not in node.entries:
+            hint = "for example seeds: {start: 5, step: 5, max: 30}"
+            mistakes.add(node, f"seeds.{name}", "must be given", hint=hint)
+    if len(values) < len(SEEDS_KEYS):
+        return None
+    if values["max"] <= values["start"]:
+        found = f"{values['max']}, start {values['start']}"
+        mistakes.add(node.entries["max"], "seeds.max", "must be > start", found, "or write seeds: a number")
+        return None
+    return SeedSchedule(**values)
 
 
 def _whole(node: Node, low: int, high: int) -> int | None:

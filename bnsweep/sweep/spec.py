@@ -31,6 +31,7 @@ __all__ = [
     "Metric",
     "Range",
     "Resources",
+    "SeedSchedule",
     "Setting",
     "SweepSpec",
 ]
@@ -272,6 +273,35 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class SeedSchedule:
+    """Seeds of a sequential sweep: it begins with some and adds more until its claims are clear.
+
+    Attributes:
+        start: Seeds before the first look.
+        step: Seeds added after each look that leaves a claim open.
+        max: Most seeds.
+    """
+
+    start: int
+    step: int
+    max: int
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of seeds at each look.
+
+        Example:
+            >>> SeedSchedule(5, 10, 30).counts
+            (5, 15, 25, 30)
+        """
+        return (*range(self.start, self.max, self.step), self.max)
+
+    def to_dict(self) -> dict[str, int]:
+        """Return plain data."""
+        return {"start": self.start, "step": self.step, "max": self.max}
+
+
+@dataclass(frozen=True)
 class Resources:
     """What one pack takes of a machine.
 
@@ -320,6 +350,7 @@ class SweepSpec:
         source: The file's name as the user gave it; empty where there was none.
         text: The file as submitted.
         given: Top-level keys that stand in the file.
+        sequential: How seeds are added look by look, beginning with ``seeds``; ``None`` for fixed seeds.
     """
 
     name: str
@@ -345,6 +376,7 @@ class SweepSpec:
     objectives: tuple[Metric, ...] = ()
     text: str = field(default="", compare=False, repr=False)
     given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    sequential: SeedSchedule | None = None
 
     def setting(self, name: str) -> Setting | None:
         """Return the setting called ``name``, if the file has it."""
@@ -359,7 +391,7 @@ class SweepSpec:
             "method": self.method,
             "metric": _metrics(self.objectives or (self.metric,)),
             "parameters": {setting.name: setting.to_content() for setting in self.parameters},
-            "seeds": list(self.seeds),
+            "seeds": self.sequential.to_dict() if self.sequential else list(self.seeds),
             "probes": {name: dict(options) for name, options in self.probes.items()},
             "resources": resources,
             "storage": self.storage,

@@ -39,7 +39,7 @@ class MemberBatches:
         self.dataset, self.weight = dataset, weight
         self.seeds = [trial.seed for trial in trials]
         self.noise_sites = tuple(noise_sites)
-        self.augment = str(parameters.get("augment", "none"))
+        self.augment, self.init = str(parameters.get("augment", "none")), str(parameters["init"])
         size = parameters["batch_size"]
         self.samples = len(dataset.train_x)
         self.batch_size = self.samples if size == "full" else int(size)

@@ -15,21 +15,28 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from bnsweep.models import StackedNet
+from bnsweep.models import LayerInfo, StackedNet
+from bnsweep.norms import BatchNorm
 from bnsweep.norms.noise import SiteNoise
 from bnsweep.probes import (
+    TheoryReading,
     activation_moments,
+    activations_rows,
     gradient_landscape,
     ics_rows,
     internal_covariate_shift,
     landscape_rows,
+    layer_theory,
     linear_covariate_shift,
     member_gradients,
     moment_change,
     moments_rows,
+    sampled_activations,
+    theory_rows,
 )
 
 from .batches import MemberBatches
+from .objective import batch_loss
 
 __all__ = ["MemberRows", "Snapshot", "StepLoss", "measure"]
 
@@ -98,6 +105,15 @@ class StepLoss:
         inputs: list[Tensor] = []
         self.forward(params, entering=inputs)
         return inputs
+
+    def in_double(self) -> StepLoss:
+        """Return the same in double precision; it takes parameters in double precision."""
+        noise = [site.double() for site in self.noise] if self.noise is not None else None
+        y = self.y.double() if self.y.is_floating_point() else self.y
+        buffers = {n: b.double() if b.is_floating_point() else b for n, b in self.buffers.items()}
+        return replace(
+            self, buffers=buffers, x=self.x.double(), y=y, noise=noise, levels=self.levels.double()
+        )
 
     def onward(self, params: Params, first: int, x: Tensor) -> Tensor:
         """Return the loss of each member, given what enters layer ``first``."""
@@ -197,7 +213,8 @@ def _landscape(step: _Step, options: Mapping[str, Any]) -> MemberRows:
         step.redrawn if step.resampled(options) else None,
         (step.losses, step.gradients),
     )
-    return [landscape_rows(reading, member) for member in range(members)]
+    each = options.get("keep") == "each"
+    return [landscape_rows(reading, member, each) for member in range(members)]
 
 
 def _moments(step: _Step, options: Mapping[str, Any]) -> MemberRows:
@@ -217,10 +234,58 @@ def _moments(step: _Step, options: Mapping[str, Any]) -> MemberRows:
     return [moments_rows(change, member, layers) for member in range(members)]
 
 
+def _activations(step: _Step, options: Mapping[str, Any]) -> MemberRows:
+    model, members = step.loss.model, len(step.losses)
+    chosen = _layers(options["layers"], model)
+    sites = [site for site, layer in enumerate(model.site_layers) if layer in chosen]
+    if not sites:
+        return [[] for _ in range(members)]
+    record: list[Tensor] = []
+    with torch.no_grad():
+        step.loss.forward(step.snapshot.params, record=record)
+    reading = sampled_activations([record[site] for site in sites], members)
+    layers = [model.site_layers[site] for site in sites]
+    return [activations_rows(reading, member, layers) for member in range(members)]
+
+
+def _theory(step: _Step, options: Mapping[str, Any]) -> MemberRows:
+    """Check the theorems where there is a batch normalization; other layers and norms have no readings."""
+    model, members = step.loss.model, len(step.losses)
+    chosen = _layers(options["layers"], model)
+    found = [one for one in model.layers if one.index in chosen and isinstance(_norm(model, one), BatchNorm)]
+    if not found:
+        return [[] for _ in range(members)]
+    exact = step.loss.in_double()
+    params = {name: value.detach().double() for name, value in step.snapshot.params.items()}
+    with torch.no_grad():
+        entering = exact.entering(params)
+    readings = [_layer_theory(step, exact, params, entering[one.index - 1], one) for one in found]
+    layers = [one.index for one in found]
+    return [theory_rows(readings, member, layers) for member in range(members)]
+
+
+def _layer_theory(step: _Step, exact: StepLoss, params: Params, x: Tensor, layer: LayerInfo) -> TheoryReading:
+    norm, weight = _norm(exact.model, layer), params[layer.weight].clone().requires_grad_()
+    assert isinstance(norm, BatchNorm)
+    normed: list[tuple[Tensor, Tensor]] = []
+    with torch.enable_grad():
+        outputs = exact.forward(params | {layer.weight: weight}, x=x, first=layer.index, normed=normed)
+        losses = batch_loss(outputs, exact.y)
+    start = [exact.model.initial_weight(layer, seed, step.batches.init) for seed in step.batches.seeds]
+    gamma = params.get(f"{layer.name}.norm.weight")
+    return layer_theory(losses, *normed[0], weight, torch.cat(start), gamma, norm.eps)
+
+
+def _norm(model: StackedNet, layer: LayerInfo) -> torch.nn.Module:
+    return model.get_submodule(f"{layer.name}.norm")
+
+
 _PROBES: dict[str, Callable[[_Step, Mapping[str, Any]], MemberRows]] = {
     "ics": _ics,
     "landscape": _landscape,
     "moments": _moments,
+    "activations": _activations,
+    "theory": _theory,
 }
 
 

@@ -14,6 +14,8 @@ PROBES = {
     "ics": {"every": 3, "layers": [2, 4]},
     "landscape": {"every": 3, "step_sizes": [0.5, 2.0]},
     "moments": {"every": 3},
+    "activations": {"every": 3},
+    "theory": {"every": 3, "layers": [1, 3]},
 }
 
 

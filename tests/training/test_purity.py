@@ -1,6 +1,7 @@
 """Probes change nothing: training with them and without ends in the same bits."""
 
 import random
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch.func import functional_call
 
 from bnsweep.probes import (
+    TheoryReading,
     activation_moments,
     gradient_landscape,
     internal_covariate_shift,
@@ -38,14 +40,22 @@ NAMES_READ = {
     "landscape/n_overflow",
     "moments/mean_change",
     "moments/variance_change",
+    "landscape/loss_at_1",
+    "landscape/loss_at_4",
+    "landscape/gradient_change_at_1",
+    "landscape/gradient_change_at_4",
+    *(f"activations/{name}" for name in ("mean", "variance", "q05", "q25", "q50", "q75", "q95")),
 }
+NAMES_OF_THEORY = {f"theory/{field.name}" for field in fields(TheoryReading)}
 
 
 def probes(noise="frozen"):
     return {
         "ics": {"every": 2, "layers": [2, 3], "noise": noise},
-        "landscape": {"every": 2, "step_sizes": [1.0, 4.0], "noise": noise},
+        "landscape": {"every": 2, "step_sizes": [1.0, 4.0], "noise": noise, "keep": "each"},
         "moments": {"every": 2},
+        "activations": {"every": 2, "layers": [2, 3]},
+        "theory": {"every": 2, "layers": [1, 2]},
     }
 
 
@@ -68,7 +78,8 @@ def assert_pure(packs, network, probes, **settings):
 @pytest.mark.parametrize(("network", "norm"), CASES)
 def test_for_every_norm_and_network(packs, network, norm):
     rows = assert_pure(packs, network, probes(), norm=norm, momentum=0.9, steps=3)
-    assert {row.name for row in rows if "/" in row.name} == NAMES_READ
+    theory = NAMES_OF_THEORY if norm in ("batch", "noisy_batch") else set()
+    assert {row.name for row in rows if "/" in row.name} == NAMES_READ | theory
     assert {row.step for row in rows if "/" in row.name} == {0, 2}
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from bnsweep.analysis.claims import curves, final_scores
+from bnsweep.analysis.claims import curves, final_scores, theory
 from bnsweep.analysis.claims.curves import CurveTable
 from bnsweep.analysis.claims.final_scores import ScoreTable
 from bnsweep.analysis.claims.parts import Findings
@@ -92,6 +92,12 @@ _LP = ("l1", "l2", "linf")
 _EARLY = "over the first third of training (the first step and the last third are shown beside it)"
 _BOTH_TRAIN = "mean over the learning rates at which both arms train and no seed diverges"
 _MEDIAN = f"medians {_EARLY}; {_BOTH_TRAIN}"
+_WITHIN = "within rounding in double precision, a relative error of 2⁻²⁶"
+_SHARE = (
+    "share of the measured layers and steps of the networks with BatchNorm, over the learning rates at which "
+    "no seed diverges, at which"
+)
+_MISSES = "share of layers and steps that may miss it"
 _RATIO = "decimal logarithm of the ratio"
 
 _CLAIMS = (
@@ -284,6 +290,76 @@ _CLAIMS = (
         probes=("landscape",),
         paper={"vgg": "median width, steps 1 000 to 3 000: none 2.51, L1 0.50, L2 0.34, L∞ 0.29"},
         curves=curves.lp_landscape,
+    ),
+    ClaimDefinition(
+        "theorem_4_1",
+        "BatchNorm hands down the gradient without its mean and its part along the activations, rescaled: "
+        "‖∂L/∂y‖² = γ²/s² · (‖g‖² − ⟨1, g⟩²/m − (1 + ε/s²) ⟨g, ŷ⟩²/m) for every unit, with g = ∂L/∂z.",
+        "Section 4, Theorem 4.1, with 1/m where 1/√m is printed",
+        ("batch",),
+        {"any": 0.05},
+        _MISSES,
+        f"{_SHARE} every unit's two sides agree {_WITHIN} (of γ²/s² · ‖g‖²). Beside it: units that break the "
+        "inequality as it is printed",
+        probes=("theory",),
+        paper={
+            one: "an inequality with 1/√m before the last term, of which the right side can be negative"
+            for one in ("vgg", "dln")
+        },
+        curves=partial(
+            theory.holds, errors={"theory/gradient_error": theory.ROUNDING},
+            beside={
+                "theory/printed_violated": "units that break the printed inequality",
+                "theory/gradient_removed": "part of ‖g‖² that the two subtracted terms take away",
+            },
+        ),
+    ),
+    ClaimDefinition(
+        "theorem_4_2",
+        "The second derivative of the loss along a layer's gradient is the one behind the norm, rescaled, "
+        "less γ/(m s²) · ⟨g, ŷ⟩ ‖∂L/∂y‖².",
+        "Section 4, Theorem 4.2, as an equality",
+        ("batch",),
+        {"any": 0.05},
+        _MISSES,
+        f"{_SHARE} both sides, for ε > 0 and summed over units, agree {_WITHIN} (of the sum of their terms). "
+        "Beside it: units with γ ⟨g, ŷ⟩ ≥ 0, which a smaller second derivative needs",
+        probes=("theory",),
+        curves=partial(
+            theory.holds, errors={"theory/curvature_error": theory.ROUNDING},
+            beside={"theory/curvature_condition": "units with γ ⟨g, ŷ⟩ ≥ 0"},
+        ),
+    ),
+    ClaimDefinition(
+        "observation_4_3",
+        "BatchNorm can be undone: with γ = s and β = μ a layer returns what it takes, so that no network is "
+        "lost.",
+        "Section 4, Observation 4.3",
+        ("batch",),
+        {"any": 0.05},
+        _MISSES,
+        f"{_SHARE} what the layer returns with γ = s and β = μ differs from what it takes by at most 1e-12 "
+        "of the largest activation",
+        probes=("theory",),
+        curves=partial(theory.holds, errors={"theory/undone_error": 1e-12}),
+    ),
+    ClaimDefinition(
+        "lemma_4_5",
+        "With BatchNorm, weights as good as those found lie nearer to the initial ones, since the loss does "
+        "not see their scale.",
+        "Section 4, Lemma 4.5",
+        ("batch",),
+        {"any": 0.05},
+        _MISSES,
+        f"{_SHARE}, after the first step, ⟨W₀, W⟩ > 0, which the lemma needs, and ⟨W, ∂L/∂W⟩ is the value "
+        f"that ε leaves it (0 for ε = 0) {_WITHIN} (of ‖W‖ ‖∂L/∂W‖). Beside it: how much nearer in squared "
+        "distance",
+        probes=("theory",),
+        curves=partial(
+            theory.holds, errors={"theory/scale_error": theory.ROUNDING}, positive=("theory/start_cosine",),
+            beside={"theory/distance_saved": "part of ‖W₀ − W‖² that the nearer weights save"},
+            first_step=False,
+        ),
     ),
 )  # fmt: skip
 

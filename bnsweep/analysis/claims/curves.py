@@ -57,12 +57,19 @@ class CurveTable:
         read: Gives the curves of some trials: columns ``trial_id``, ``name``, ``step``, ``value``.
         steps: Optimizer steps of a trial.
         ceiling: The largest β·lr that the landscape's smallest step can show; NaN where unknown.
+        read_layers: Gives the curves layer by layer, with a column ``layer``.
     """
 
     table: ScoreTable
     read: Callable[[Sequence[str], Sequence[str]], pd.DataFrame]
     steps: int
     ceiling: float = math.nan
+    read_layers: Callable[[Sequence[str], Sequence[str]], pd.DataFrame] | None = None
+
+    def layers(self, trials: Sequence[str], names: Sequence[str]) -> pd.DataFrame:
+        """Return the readings of trials, layer by layer."""
+        assert self.read_layers is not None
+        return self.read_layers(trials, names)
 
     def columns(self, roles: Sequence[str], trained: Sequence[str]) -> Flags:
         """Return the learning rates at which no trial of ``roles`` diverged and ``trained`` train."""

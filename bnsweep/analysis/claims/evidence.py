@@ -102,7 +102,8 @@ def findings(
     sizes = config.probes.get("landscape", {}).get("step_sizes", ())
     ceiling = 1 / min(sizes) if sizes else math.nan
     steps = int(config.parameters["steps"])
-    return definition.curves(CurveTable(table, results.curves, steps, ceiling), least), least
+    curves = CurveTable(table, results.curves, steps, ceiling, results.layer_curves)
+    return definition.curves(curves, least), least
 
 
 def _score_table(

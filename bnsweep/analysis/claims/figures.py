@@ -45,14 +45,16 @@ def claim_figure(verdict: Verdict) -> FigureFile | None:
 
 def _strip(axes: Axes, part: Part, test: PairedTest) -> None:
     ends = [test.low, test.high] if math.isfinite(test.low) else []
-    places = [*part.values, part.threshold, 0.0, *ends]
+    origin = [] if part.unit == "share" else [0.0]
+    places = [*part.values, part.threshold, *origin, *ends]
     low, high = min(places), max(places)
     room = 0.08 * (high - low) or 1.0
     axes.set_xlim(low - room, high + room)
     axes.set_ylim(-1, 1)
     axes.axvspan(part.threshold, high + room, color="#1b7f4b", alpha=0.07, linewidth=0, zorder=0)
     axes.axvline(part.threshold, color=INK, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
-    axes.axvline(0, color=QUIET, linewidth=0.7, zorder=1)
+    if origin:
+        axes.axvline(0, color=QUIET, linewidth=0.7, zorder=1)
     color = COLORS["undecided"]
     if ends:
         if test.low > part.threshold:
@@ -87,6 +89,7 @@ def _ticks(axes: Axes, unit: str) -> None:
     forms = {
         "points": lambda value, _: f"{100 * value:+.3g}",
         "log10": lambda value, _: f"×{10**value:.3g}",
+        "share": lambda value, _: f"{100 * value:.3g} %",
     }
     axes.xaxis.set_major_formatter(FuncFormatter(forms.get(unit, lambda value, _: f"{value:+.3g}")))
     axes.tick_params(axis="x", labelsize=7.5)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.analysis.claims.catalogue import CATALOGUE
+from bnsweep.sweep.spec import SeedSchedule
 
 if TYPE_CHECKING:
     from bnsweep.sweep.spec import SweepSpec
@@ -43,12 +44,19 @@ class FrozenClaims:
         hash: 16 hex digits over claims, thresholds and definitions.
         first: The hash that the sweep's first trial was started under; empty where none is stored.
         exploratory: Whether trials were chosen or stopped by results, or the file says so.
+        schedule: How seeds are added look by look; ``None`` for fixed seeds.
     """
 
     claims: tuple[FrozenClaim, ...] = ()
     hash: str = ""
     first: str = ""
     exploratory: bool = False
+    schedule: SeedSchedule | None = None
+
+    @property
+    def looks(self) -> int:
+        """How many times the claims may be looked at."""
+        return len(self.schedule.counts) if self.schedule else 1
 
     @property
     def changed(self) -> bool:
@@ -63,8 +71,13 @@ class FrozenClaims:
             FrozenClaim(str(one["name"]), one.get("min_effect"), float(one.get("alpha", ALPHA)))
             for one in stored.get("items", ())
         )
+        schedule = stored.get("schedule")
         return cls(
-            claims, str(stored.get("hash", "")), str(stored.get("first", "")), bool(stored.get("exploratory"))
+            claims,
+            str(stored.get("hash", "")),
+            str(stored.get("first", "")),
+            bool(stored.get("exploratory")),
+            SeedSchedule(**schedule) if schedule else None,
         )
 
 
@@ -77,8 +90,8 @@ def freeze(spec: SweepSpec, before: Mapping[str, Any], has_results: bool) -> dic
         has_results: Whether the ledger holds a finished trial.
 
     Returns:
-        ``items``, ``hash``, ``first`` and ``exploratory``. As long as there are no results, claims
-        may change freely; from the first one on ``first`` stays.
+        ``items``, ``hash``, ``first``, ``exploratory`` and, where there is one, ``schedule``. As long as
+        there are no results, claims may change freely; from the first one on ``first`` stays.
     """
     adaptive = spec.method == "optuna" or bool(spec.early_stop)
     items = [
@@ -89,17 +102,19 @@ def freeze(spec: SweepSpec, before: Mapping[str, Any], has_results: bool) -> dic
         }
         for claim in spec.claims
     ]
-    own = _hash(items)
+    schedule = {"schedule": spec.sequential.to_dict()} if spec.sequential else {}
+    own = _hash([*items, *([schedule] if schedule else [])])
     first = own
     if has_results and before:
         first = str((before.get("claims") or {}).get("first") or _hash([]))
-    return {"items": items, "hash": own, "first": first, "exploratory": spec.exploratory or adaptive}
+    exploratory = spec.exploratory or adaptive
+    return {"items": items, "hash": own, "first": first, "exploratory": exploratory, **schedule}
 
 
 def _hash(items: Sequence[Mapping[str, Any]]) -> str:
     said = [
         [item, *( [CATALOGUE[item["name"]].estimand, dict(CATALOGUE[item["name"]].min_effect)]
-                  if item["name"] in CATALOGUE else [] )]
+                  if item.get("name") in CATALOGUE else [] )]
         for item in items
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

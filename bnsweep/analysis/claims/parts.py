@@ -43,8 +43,8 @@ class Part:
         label: What is compared, as in *batch − none, largest learning rate that trains*.
         values: One difference a seed.
         threshold: The mean must lie above it.
-        unit: ``decades``, ``points`` (of accuracy, as a fraction), ``log10`` (of a ratio) or
-            ``cosine``.
+        unit: ``decades``, ``points`` (of accuracy, as a fraction), ``log10`` (of a ratio),
+            ``cosine`` or ``share``.
         resolution: What one trial that ends otherwise would change; see
             :func:`bnsweep.analysis.statistics.paired_test`.
         at_least: The true values may be larger: why, or empty. Such a part cannot be refuted.
@@ -100,6 +100,8 @@ def unit_text(value: float, unit: str) -> str:
         return "–" if math.isnan(value) else f"{'−' if value < 0 else '+'}∞"
     if unit == "cosine":
         return f"{value:+.2f}".replace("-", "−")
+    if unit == "share":
+        return f"{100 * value:.1f} %"
     if unit == "log10":
         return f"×{10**value:.3g}" if -4 < value < 4 else f"×10^{value:.1f}"
     number, digits = (100 * value, 1) if unit == "points" else (value, 2)

@@ -77,7 +77,8 @@ def forecast(spec: SweepSpec, ledger: Ledger | None, wanted: float = POWER) -> t
 
     The spread comes from the seeds that the sweep's own ledger has finished (two at least, in every
     condition of a claim's arms). The level is divided by the number of claims, the strictest that
-    Holm's correction asks for; a claim of several parts needs all of them, so its power is somewhat
+    Holm's correction asks for, and by the number of looks of a sequential sweep, which is taken at its most
+    seeds; a claim of several parts needs all of them, so its power is somewhat
     below that of its most doubtful part, which is shown.
 
     Args:
@@ -97,11 +98,16 @@ def forecast(spec: SweepSpec, ledger: Ledger | None, wanted: float = POWER) -> t
 
 
 def _level(spec: SweepSpec, claim: Claim) -> float:
-    return (ALPHA if claim.alpha is None else claim.alpha) / len(spec.claims)
+    looks = len(spec.sequential.counts) if spec.sequential else 1
+    return (ALPHA if claim.alpha is None else claim.alpha) / (len(spec.claims) * looks)
+
+
+def _most_seeds(spec: SweepSpec) -> int:
+    return spec.sequential.max if spec.sequential else len(spec.seeds)
 
 
 def _without_pilot(spec: SweepSpec, claim: Claim, wanted: float) -> Forecast:
-    n, alpha = len(spec.seeds), _level(spec, claim)
+    n, alpha = _most_seeds(spec), _level(spec, claim)
     return Forecast(claim.name, n, alpha, wanted, 0, None, smallest_excess(1.0, n, wanted, alpha))
 
 
@@ -119,7 +125,7 @@ def _from_pilot(
     parts = findings(results, facet, definition, claim.min_effect, seeds)[0].parts
     if not parts:
         return None
-    n, alpha = len(spec.seeds), _level(spec, claim)
+    n, alpha = _most_seeds(spec), _level(spec, claim)
 
     def reach(part: Part) -> tuple[float, float]:
         mean, sd, *_ = paired_interval(part.values)

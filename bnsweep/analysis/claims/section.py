@@ -93,6 +93,7 @@ def claims_section(
     frozen: FrozenClaims,
     figures: Mapping[str, FigureFile],
     draw: Callable[[FigureFile], str],
+    looks: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return the table of verdicts and the evidence of each as HTML; empty without claims.
 
@@ -101,6 +102,7 @@ def claims_section(
         frozen: The claims as stored.
         figures: The figure of a claim by its key.
         draw: Turns a figure into HTML.
+        looks: Looks that a sequential sweep has taken.
     """
     if not verdicts:
         return ""
@@ -113,10 +115,30 @@ def claims_section(
         f"{escape(frozen.hash)}"
         + (f", <b>changed after results</b> (first {escape(frozen.first)})" if frozen.changed else "")
         + ("; <b>exploratory</b>" if frozen.exploratory else "")
-        + ".</p></section>"
+        + f".{escape(looks_text(frozen, looks))}</p></section>"
     )
     parts.extend(_evidence(verdict, figures.get(verdict.key), draw) for verdict in verdicts)
     return "\n".join(parts)
+
+
+def looks_text(frozen: FrozenClaims, looks: Sequence[Mapping[str, Any]]) -> str:
+    """Say how often a sequential sweep was looked at, and what that does to its numbers; else nothing."""
+    if frozen.schedule is None:
+        return ""
+    own = [look for look in looks if look["hash"] == frozen.hash]
+    at = ", ".join(str(look["seeds"]) for look in own) or "none"
+    ends = {
+        "more": "a claim is open, so that seeds are added",
+        "clear": "it ended since every claim was decided",
+        "cap": f"it ended at the most seeds, {frozen.schedule.max}",
+        "stuck": "it ended since more seeds would not decide what is open",
+    }
+    end = f"; {ends[own[-1]['decision']]}" if own else ""
+    return (
+        f" Seeds were added look by look: {len(own)} of at most {frozen.looks} looks, at {at} seeds{end}. "
+        f"Every p is the smallest of the looks times {frozen.looks}, and every interval one of "
+        f"{100 * (1 - 0.05 / frozen.looks):.1f} %, so that it holds the truth at all looks in 95 % of sweeps."
+    )
 
 
 def _evidence(verdict: Verdict, figure: FigureFile | None, draw: Callable[[FigureFile], str]) -> str:
@@ -201,13 +223,19 @@ def verdict_latex(verdicts: Sequence[Verdict]) -> str:
     return latex_table(HEADER, [_row(verdict) for verdict in verdicts], NUMERIC)
 
 
-def verdict_json(verdicts: Sequence[Verdict], frozen: FrozenClaims, last_record: str) -> bytes:
+def verdict_json(
+    verdicts: Sequence[Verdict],
+    frozen: FrozenClaims,
+    last_record: str,
+    looks: Sequence[Mapping[str, Any]] = (),
+) -> bytes:
     """Return the verdicts as JSON, which the tracking mirror turns into tags and metrics.
 
     Args:
         verdicts: What was judged.
         frozen: The claims as stored.
         last_record: When the last trial was written; empty where there is none.
+        looks: Looks that a sequential sweep has taken.
     """
     content: dict[str, Any] = {
         "hash": frozen.hash,
@@ -216,6 +244,9 @@ def verdict_json(verdicts: Sequence[Verdict], frozen: FrozenClaims, last_record:
         "exploratory": frozen.exploratory,
         "verdicts": {},
     }
+    if frozen.schedule is not None:
+        said = ("number", "seeds", "decision", "words")
+        content["looks"] = [{name: look[name] for name in said} for look in looks]
     for verdict in verdicts:
         entry: dict[str, Any] = {"verdict": verdict.word, "reason": verdict.reason}
         pair = _deciding(verdict)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnsweep.analysis.claims.catalogue import CATALOGUE, ClaimDefinition
 from bnsweep.analysis.claims.evidence import PlannedFacet, findings, planned_facets
@@ -16,7 +16,7 @@ from bnsweep.analysis.statistics import PairedTest, holm, paired_interval, paire
 if TYPE_CHECKING:
     from bnsweep.analysis.results import Results
 
-__all__ = ["Judged", "Verdict", "adjust", "conclude", "judge", "test_findings"]
+__all__ = ["Judged", "Verdict", "adjust", "conclude", "judge", "looked", "test_findings"]
 
 SUPPORTED, REFUTED, UNDECIDED, PENDING = "supported", "refuted", "undecided", "no verdict yet"
 
@@ -56,6 +56,7 @@ class Verdict:
         p_refuted: The same for ``p_refuted``.
         cautions: What weakens the verdict: exploratory, changed after results, unseen divergence.
         paper: The paper's own values; empty where it has none for this network.
+        open: Whether more seeds may decide what is undecided.
     """
 
     claim: FrozenClaim
@@ -69,6 +70,7 @@ class Verdict:
     p_refuted: float = 1.0
     cautions: tuple[str, ...] = ()
     paper: str = ""
+    open: bool = False
 
     @property
     def key(self) -> str:
@@ -90,7 +92,7 @@ def judge(results: Results) -> tuple[Verdict, ...]:
         for facet in planned_facets(results)
         if _applies(facet, CATALOGUE[claim.name])
     ]
-    corrected = adjust([verdict.judged for verdict in found])
+    corrected = adjust(looked(found, frozen, results.looks))
     done = []
     for verdict, (above, below) in zip(found, corrected, strict=True):
         done.append(_concluded(replace(verdict, p_supported=above, p_refuted=below), frozen))
@@ -110,8 +112,9 @@ def _verdict(results: Results, facet: PlannedFacet, claim: FrozenClaim) -> Verdi
         least = definition.least("accuracy") if claim.min_effect is None else claim.min_effect
         return Verdict(claim, definition, facet.name, PENDING, missing, least, Judged(Findings()))
     measured, least = findings(results, facet, definition, claim.min_effect)
+    looks = results.frozen.looks
     seed = hashlib.sha256(f"{results.plan_hash} {claim.name} {facet.name}".encode()).digest()
-    judged = test_findings(measured, int.from_bytes(seed[:8], "big"))
+    judged = test_findings(measured, int.from_bytes(seed[:8], "big"), looks)
     model = str(next(iter(facet.arms.values()))[0].config.parameters["model"])
     paper = definition.paper.get("vgg" if model.startswith("vgg") else model, "")
     return Verdict(claim, definition, facet.name, "", measured.problem, least, judged, paper=paper)
@@ -130,12 +133,13 @@ def _missing(results: Results, facet: PlannedFacet, definition: ClaimDefinition)
     return f"{text} ({failed} failed)" if failed else text
 
 
-def test_findings(measured: Findings, seed: int) -> Judged:
+def test_findings(measured: Findings, seed: int, looks: int = 1) -> Judged:
     """Test every part of a claim.
 
     Args:
         measured: What a sweep has to say.
         seed: Seeds the generator of the sign flips.
+        looks: How many times a claim may be looked at; intervals hold over all of them.
 
     Returns:
         The tests. All parts must hold, so the p-value of *supported* is the largest of theirs; one
@@ -145,8 +149,10 @@ def test_findings(measured: Findings, seed: int) -> Judged:
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    tests = tuple(paired_test(part.values, part.threshold, rng, part.resolution) for part in measured.parts)
-    sides = tuple(_interval(side) for side in measured.sides)
+    tests = tuple(
+        paired_test(part.values, part.threshold, rng, part.resolution, looks) for part in measured.parts
+    )
+    sides = tuple(_interval(side, looks) for side in measured.sides)
     if not tests:
         return Judged(measured)
     above = [1.0 if part.at_most else test.p_above for part, test in zip(measured.parts, tests, strict=True)]
@@ -154,8 +160,35 @@ def test_findings(measured: Findings, seed: int) -> Judged:
     return Judged(measured, tests, sides, max(above), min(1.0, len(below) * min(below)))
 
 
-def _interval(side: Side) -> PairedTest:
-    return PairedTest(len(side.values), *paired_interval(side.values, side.resolution), 1.0, 1.0, "interval")
+def _interval(side: Side, looks: int) -> PairedTest:
+    found = paired_interval(side.values, side.resolution, looks)
+    return PairedTest(len(side.values), *found, 1.0, 1.0, "interval")
+
+
+def looked(
+    verdicts: Sequence[Verdict], frozen: FrozenClaims, looks: Sequence[Mapping[str, Any]]
+) -> list[Judged]:
+    """Correct the p-values of each claim for the looks that a sequential sweep may take.
+
+    What a claim's data have shown at any look stays shown: its p-value is the smallest of its looks',
+    times the number of looks that are planned (Bonferroni's inequality, which holds however the looks
+    depend on each other, and whatever is decided after each).
+
+    Args:
+        verdicts: Claims as tested at the present number of seeds.
+        frozen: The claims as stored, with the schedule.
+        looks: Looks taken before, as the ledger has them.
+    """
+    if frozen.looks == 1:
+        return [verdict.judged for verdict in verdicts]
+    past = [look["p"] for look in looks if look.get("hash") == frozen.hash]
+    done = []
+    for verdict in verdicts:
+        own = [(verdict.judged.p_supported, verdict.judged.p_refuted)]
+        own += [tuple(look[verdict.key]) for look in past if verdict.key in look]
+        above, below = (min(1.0, frozen.looks * min(one[side] for one in own)) for side in (0, 1))
+        done.append(replace(verdict.judged, p_supported=above, p_refuted=below))
+    return done
 
 
 def adjust(judged: Sequence[Judged]) -> list[tuple[float, float]]:
@@ -176,6 +209,8 @@ def conclude(p_supported: float, p_refuted: float, alpha: float) -> str:
         >>> conclude(0.01, 1.0, 0.05), conclude(1.0, 0.2, 0.05)
         ('supported', 'undecided')
     """
+    if max(p_supported, p_refuted) <= alpha:
+        return UNDECIDED  # two looks of a sequential sweep that contradict each other
     if p_supported <= alpha:
         return SUPPORTED
     return REFUTED if p_refuted <= alpha else UNDECIDED
@@ -192,6 +227,7 @@ def _concluded(verdict: Verdict, frozen: FrozenClaims) -> Verdict:
         word = UNDECIDED if reason else conclude(verdict.p_supported, verdict.p_refuted, verdict.claim.alpha)
         if word == UNDECIDED and not reason:
             reason = _why(verdict)
+            verdict = replace(verdict, open=not _bounds(verdict))
         cautions.extend(verdict.judged.findings.notes)
     return replace(verdict, word=word, reason=reason, cautions=tuple(cautions))
 
@@ -200,17 +236,10 @@ def _why(verdict: Verdict) -> str:
     """Say why the tests left a claim open."""
     alpha = verdict.claim.alpha
     pairs = list(zip(verdict.judged.findings.parts, verdict.judged.tests, strict=True))
-    bounds = [
-        bound
-        for part, test in pairs
-        for bound in (
-            part.at_most if test.p_above <= alpha else "",
-            part.at_least if test.p_below <= alpha else "",
-        )
-        if bound
-    ]
-    if bounds:
-        return "; ".join(dict.fromkeys(bounds))
+    if bounds := _bounds(verdict):
+        return "; ".join(bounds)
+    if max(verdict.p_supported, verdict.p_refuted) <= alpha:
+        return "two looks contradict each other"
     part, test = max(pairs, key=lambda pair: pair[1].p_above)
     if test.method == "no test":
         return "no spread between seeds" if test.n > 1 else "one seed: no test"
@@ -222,6 +251,21 @@ def _why(verdict: Verdict) -> str:
         )
     more = _more_seeds(part, test, alpha * min(1.0, test.p_above / max(verdict.p_supported, 1e-12)))
     return f"too few seeds for this test: its interval holds the threshold{more}"
+
+
+def _bounds(verdict: Verdict) -> list[str]:
+    """Return the ends of the grid that keep a claim open, whatever the number of seeds."""
+    alpha = verdict.claim.alpha
+    found = [
+        bound
+        for part, test in zip(verdict.judged.findings.parts, verdict.judged.tests, strict=True)
+        for bound in (
+            part.at_most if test.p_above <= alpha else "",
+            part.at_least if test.p_below <= alpha else "",
+        )
+        if bound
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _more_seeds(part: Part, test: PairedTest, alpha: float) -> str:
