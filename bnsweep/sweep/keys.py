@@ -119,7 +119,11 @@ TOP_KEYS: dict[str, Key] = {
     ),
     "description": Key("text", "One sentence for people.", "(empty)", empty=True),
     "method": Key("choice", "How conditions are chosen; a grid is enumerated.", "grid", choices=METHODS),
-    "storage": Key("text", "Folder of the results, relative to the current directory.", "results"),
+    "storage": Key(
+        "text",
+        "Folder of the results, relative to the current directory, or s3://bucket/prefix.",
+        "results",
+    ),
     "data_root": Key(
         "text", "Folder of the data sets, or the image folder itself. Not part of a trial's identity.",
         "(bnsweep's cache)",

@@ -1,12 +1,8 @@
-"""A sweep whose results lie in an S3 bucket: every verb, and the same table as in a folder."""
+"""A sweep whose results lie in an S3 bucket ends as one in a folder."""
 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,68 +22,47 @@ def outcomes(ledger: Ledger) -> dict[str, str]:
         rows = table.drop_columns(["time_ms"]).to_pydict()
         kept = [record.state, record.steps, record.diverged_step, dict(record.readings), repr(rows)]
         found[record.trial_id] = json.dumps(kept, default=repr)
+    assert ledger.warnings == []
     return found
 
 
-def bnsweep(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bnsweep", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=cwd)
-
-
-def test_every_verb_works_on_a_url(tiny: dict[str, Any], write_sweep: Any, s3: Any, tmp_path: Path) -> None:
-    tiny |= {"storage": s3.storage}
-    del tiny["tracking"]
-    file, url = write_sweep(tiny), f"{s3.storage}/tiny"
-
-    def said(*words: str) -> str:
-        done = bnsweep(*words, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert "test-secret-key" not in done.stdout + done.stderr
-        return done.stdout
-
-    assert f"0 done, 6 to run; results in {url}" in said("plan", str(file))
-    ran = said("run", str(file), "--in-process")
-    assert f"report:  {url}/report/report.html" in ran
-    assert f"MLflow:  sqlite:///{tmp_path}/results/mlflow.db" in ran and "not exported" not in ran
-    assert "4 completed, 2 diverged" in said("status", url)
-    assert "4 completed, 2 diverged" in said("status", "--storage", s3.storage)
-    assert "4 completed, 2 diverged" in said("status", "tiny", "--storage", s3.storage)
-    assert "6 done, 0 to run" in said("plan", str(file))
-    assert f"report:  {tmp_path}/here/report.html" in said("report", url, "--out", str(tmp_path / "here"))
-    stored = (Ledger(url).report_dir / "report.html").read_bytes()
-    assert (tmp_path / "here" / "report.html").read_bytes() == stored
-    assert "lr_robustness" in said("claims", url)
-    assert "6 trials are in MLflow" in said("sync", url)
-    everything = b"".join(path.read_bytes() for path in Ledger(url).root.rglob("*"))
-    assert b"test-secret-key" not in everything and b"test-key-id" not in everything
-    local = api.run(tiny, runner=LocalRunner(), storage=str(tmp_path / "folder"))
-    assert outcomes(Ledger(url)) == outcomes(Ledger(local.root))
-
-
-KILLED = {"resources": {"max_concurrent": 2, "pack_size": 2, "kernel": "grouped"}}
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_sweep_on_ray_killed_with_its_results_on_s3_ends_as_one_in_a_folder(
-    tiny: dict[str, Any], write_sweep: Any, s3: Any, tmp_path: Path
+def test_a_search_with_early_stopping_is_the_same_on_s3(
+    tiny: dict[str, Any], s3: Any, tmp_path: Path
 ) -> None:
-    tiny["parameters"] |= {"norm": ["none", "batch"], "steps": 4000, "eval_every": 1000}
-    tiny["probes"] = {"ics": {"every": 2000}}
-    tiny |= KILLED
-    whole = api.run(tiny, runner=LocalRunner(), storage=str(tmp_path / "folder"))
-    command = [sys.executable, "-m", "bnsweep", "run", str(write_sweep(tiny)), "--storage", s3.storage]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    url = f"{s3.storage}/tiny"
-    while not s3.seen(beginning="PUT") or not any("record.json" in line for line in s3.seen(beginning="PUT")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    ledger = Ledger(url)
-    before = ledger.done()
-    assert before and len(before) < 12, "killed too late to show anything: make the sweep longer"
-    done = subprocess.run([*command[:3], "resume", url], capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    assert outcomes(Ledger(url)) == outcomes(Ledger(whole.root))
-    assert Ledger(url).pack_ids() == []
+    tiny["parameters"]["lr"] = {"min": 0.01, "max": 1.0, "distribution": "log_uniform_values"}
+    tiny |= {
+        "method": "random",
+        "search": {"num_trials": 4},
+        "early_stop": {"type": "asha", "min_steps": 10, "eta": 2},
+    }
+    found = [api.run(tiny, runner=LocalRunner(), storage=place) for place in (s3.storage, str(tmp_path))]
+    assert found[0].states == found[1].states and "stopped" in found[0].states
+    remote, local = (Ledger(one.root) for one in found)
+    assert outcomes(remote) == outcomes(local)
+    seen = [[event["event"] for event in ledger.search_log.read()] for ledger in (remote, local)]
+    assert seen[0] == seen[1] and "rung" in seen[0]
+    assert not list((remote.root / "packs").iterdir())
+
+
+def test_a_store_that_goes_away_fails_no_trial_and_the_sweep_is_resumed(
+    tiny: dict[str, Any], s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bnsweep.sweep import object_store
+
+    tiny["resources"] = {"pack_size": 2, "kernel": "grouped"}
+    monkeypatch.setattr(object_store, "PATIENCE_SECONDS", 0.5)
+    real = Ledger.write_records
+
+    def away(self: Ledger, finished: Any) -> None:
+        s3.faults({"kind": "drop", "key": "record.json", "method": "PUT"})
+        real(self, finished)
+
+    monkeypatch.setattr(Ledger, "write_records", away)
+    outcome = api.run(tiny, runner=LocalRunner(), storage=s3.storage)
+    assert outcome.states == {"pending": 6} and "must answer" in "".join(outcome.errors)
+    monkeypatch.setattr(Ledger, "write_records", real)
+    s3.faults()
+    ledger = Ledger(outcome.root)
+    assert ledger.failed() == {} and len(ledger.pack_ids()) == 3
+    assert api.run(tiny, runner=LocalRunner(), storage=s3.storage).exit_code == 0
+    assert Ledger(outcome.root).pack_ids() == []
