@@ -7,14 +7,14 @@ ledger, so a suggestion is a list of pack ids or calibrations, and a result a ha
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import ray
@@ -23,6 +23,7 @@ from ray.tune.search import Searcher
 
 from bnsweep.errors import BnsweepError, ServiceError
 
+from .leftovers import own_session, temporary_folder
 from .source import Source, Unit
 from .work import PackWorker, Progress, WorkerContext, unit_key
 
@@ -279,7 +280,7 @@ class TuneRunner:
             BnsweepError: If one worker needs more than the cluster has.
             ServiceError: If Ray does not start or does not answer.
         """
-        with _ray(self.address), tempfile.TemporaryDirectory(prefix="bnsweep-tune-") as folder:
+        with _ray(self.address), temporary_folder() as folder:
             workers = min(self._slots(), source.width)
             barrier = ray.remote(num_cpus=0)(_Barrier).remote()
             searcher = PackSearcher(source, workers, barrier.supply.remote)
@@ -345,19 +346,18 @@ def _ray(address: str | None) -> Iterator[None]:
         "RAY_DEDUP_LOGS": "0",
     }.items():
         os.environ.setdefault(name, value)
-    started = not ray.is_initialized()
-    if started:
-        with _own_sigterm():
-            _start(address)
     quiet = logging.getLogger("ray.tune")
     level = quiet.level
-    quiet.setLevel(logging.CRITICAL)  # a lost worker is handed out again, and its end is reported by us
-    try:
+    with ExitStack() as stack:
+        if not ray.is_initialized():
+            with _own_sigterm():
+                session = _start(address)
+            if address is None:
+                stack.enter_context(own_session(session))
+            stack.callback(ray.shutdown)
+        quiet.setLevel(logging.CRITICAL)  # a lost worker is handed out again, and its end is reported by us
+        stack.callback(quiet.setLevel, level)
         yield
-    finally:
-        quiet.setLevel(level)
-        if started:
-            ray.shutdown()
 
 
 @contextmanager
@@ -369,19 +369,24 @@ def _own_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def _start(address: str | None, attempts: int = 3) -> None:
-    """Start Ray, again where a busy machine was slow: Ray gives its own processes 30 s."""
-    for attempt in range(1, attempts + 1):
+def _start(address: str | None, attempts: int = 3) -> str:
+    """Start Ray, again where a busy machine was slow: Ray gives its own processes 30 s.
+
+    Returns:
+        The folder of its session.
+    """
+    for attempt in itertools.count(1):
         try:
-            ray.init(
+            context = ray.init(
                 address=address or "local",
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-            return
+            return str(context.address_info["session_dir"])
         except Exception as error:
             ray.shutdown()
             if attempt == attempts or "timed out during startup" not in str(error):
                 where = address or "this machine"
                 raise ServiceError(f"Ray must start on {where}, but it said: {error}") from error
+    raise AssertionError
