@@ -9,6 +9,7 @@ from bnsweep.data.contents import Dataset
 from bnsweep.data.fetching import default_root
 from bnsweep.data.image_folder import prepare_image_folder, read_fingerprint
 from bnsweep.data.loading import DATASETS, load_dataset
+from bnsweep.data.node_copies import load_node_copy
 from bnsweep.data.order import batch_indices
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "draw_flip_crop",
     "flip_crop",
     "load_dataset",
+    "load_node_copy",
     "prepare_image_folder",
     "read_fingerprint",
 ]

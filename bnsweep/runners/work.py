@@ -211,14 +211,14 @@ class PackWorker:
     def _dataset(self, trial: TrialConfig) -> Dataset:
         import torch
 
-        from bnsweep.data import load_dataset
+        from bnsweep.data import load_node_copy
 
         parameters = trial.parameters
         device = self._device
         keys = ("dataset", "inputs", "precision", "features")
         key = (*(str(parameters.get(name)) for name in keys), trial.fingerprint, device)
         if key not in self._datasets:
-            self._datasets[key] = load_dataset(
+            self._datasets[key] = load_node_copy(
                 str(parameters["dataset"]),
                 parameters,
                 root=Path(self.context.data_root) if self.context.data_root else None,
