@@ -1,54 +1,46 @@
-"""What a killed driver leaves on its machine, outside the ledger: found and removed by the next one."""
+"""What a driver needs on its machine outside the ledger; what a killed one left is removed by the next."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["own_session", "temporary_folder"]
+__all__ = ["driver_folder", "ray_folder"]
 
-_PREFIX = "bnsweep-tune-"
-_MARKER = "bnsweep-driver"
+_NAME = re.compile(r"bnsweep-p(\d+)")
 
-
-@contextmanager
-def temporary_folder() -> Iterator[str]:
-    """Give a folder for what Ray Tune writes, which nobody reads; those of dead drivers are removed."""
-    base = Path(tempfile.gettempdir())
-    for path in base.glob(f"{_PREFIX}*"):
-        process = path.name.removeprefix(_PREFIX).partition("-")[0]
-        if process.isdigit() and not Path(f"/proc/{process}").exists() and _is_ours(path):
-            shutil.rmtree(path, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
-        yield folder
+_LONGEST = 42
+"""Characters of a folder in which Ray may make its sockets, whose paths have 107 at most."""
 
 
 @contextmanager
-def own_session(folder: str) -> Iterator[None]:
-    """Remove the session folder of a Ray that was started here when it has ended, and those of dead drivers.
+def driver_folder() -> Iterator[Path]:
+    """Give a temporary folder named after this process, for what nobody reads when it has ended.
 
-    Ray keeps the logs of every session for ever. After an error they are kept until another driver of
-    this machine starts Ray.
-
-    Args:
-        folder: The session's folder.
+    After an error it stays, with the logs that Ray wrote, until another driver of this machine starts.
     """
-    own = Path(folder)
-    for marker in own.parent.glob(f"session_*/{_MARKER}"):
+    base = Path(tempfile.gettempdir())
+    for path in base.glob("bnsweep-p*"):
+        found = _NAME.fullmatch(path.name)
         with suppress(OSError):
-            process = marker.read_text()
-            if process.isdigit() and not Path(f"/proc/{process}").exists() and _is_ours(marker):
-                shutil.rmtree(marker.parent, ignore_errors=True)
-    with suppress(OSError):
-        (own / _MARKER).write_text(str(os.getpid()))
-    yield
-    shutil.rmtree(own, ignore_errors=True)
+            ours = path.lstat().st_uid == os.geteuid() and not path.is_symlink()
+            if found and ours and not Path(f"/proc/{found[1]}").exists():
+                shutil.rmtree(path, ignore_errors=True)
+    folder = base / f"bnsweep-p{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_ours(path: Path) -> bool:
-    """Tell whether a file belongs to the user that this process runs as; a link never does."""
-    return path.lstat().st_uid == os.getuid() and not path.is_symlink()
+def ray_folder(folder: Path) -> str | None:
+    """Return where a Ray that is started here keeps its session; ``None`` where the path is too long.
+
+    Ray keeps every session's logs for ever in a folder that all of its users share.
+    """
+    return str(folder) if len(str(folder)) <= _LONGEST else None

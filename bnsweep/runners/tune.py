@@ -7,7 +7,6 @@ ledger, so a suggestion is a list of pack ids or calibrations, and a result a ha
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import signal
@@ -15,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,7 +23,7 @@ from ray.tune.search import Searcher
 
 from bnsweep.errors import BnsweepError, ServiceError
 
-from .leftovers import own_session, temporary_folder
+from .leftovers import driver_folder, ray_folder
 from .source import Source, Unit
 from .work import PackWorker, Progress, WorkerContext, unit_key
 
@@ -280,11 +280,11 @@ class TuneRunner:
             BnsweepError: If one worker needs more than the cluster has.
             ServiceError: If Ray does not start or does not answer.
         """
-        with _ray(self.address), temporary_folder() as folder:
+        with driver_folder() as folder, _ray(self.address, folder):
             workers = min(self._slots(), source.width)
             barrier = ray.remote(num_cpus=0)(_Barrier).remote()
             searcher = PackSearcher(source, workers, barrier.supply.remote)
-            self._fit(searcher, context, report, barrier, folder)
+            self._fit(searcher, context, report, barrier, str(folder))
             for progress in searcher.abandoned:
                 report(progress)
             return searcher.idle
@@ -334,7 +334,7 @@ def _machine_lost(cause: str) -> bool:
 
 
 @contextmanager
-def _ray(address: str | None) -> Iterator[None]:
+def _ray(address: str | None, folder: Path) -> Iterator[None]:
     """Connect to Ray, or start it for a while; quiet, and without what Tune would write for itself."""
     for name, value in {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -351,9 +351,7 @@ def _ray(address: str | None) -> Iterator[None]:
     with ExitStack() as stack:
         if not ray.is_initialized():
             with _own_sigterm():
-                session = _start(address)
-            if address is None:
-                stack.enter_context(own_session(session))
+                _start(address, folder)
             stack.callback(ray.shutdown)
         quiet.setLevel(logging.CRITICAL)  # a lost worker is handed out again, and its end is reported by us
         stack.callback(quiet.setLevel, level)
@@ -369,24 +367,21 @@ def _own_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def _start(address: str | None, attempts: int = 3) -> str:
-    """Start Ray, again where a busy machine was slow: Ray gives its own processes 30 s.
-
-    Returns:
-        The folder of its session.
-    """
-    for attempt in itertools.count(1):
+def _start(address: str | None, folder: Path, attempts: int = 3) -> None:
+    """Start Ray, again where a busy machine was slow: Ray gives its own processes 30 s."""
+    own = {} if address else {"_temp_dir": ray_folder(folder)}
+    for attempt in range(1, attempts + 1):
         try:
-            context = ray.init(
+            ray.init(
                 address=address or "local",
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                **own,
             )
-            return str(context.address_info["session_dir"])
+            return
         except Exception as error:
             ray.shutdown()
             if attempt == attempts or "timed out during startup" not in str(error):
                 where = address or "this machine"
                 raise ServiceError(f"Ray must start on {where}, but it said: {error}") from error
-    raise AssertionError
