@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bnsweep.api import load as load
+    from bnsweep.api import network as network
     from bnsweep.api import plan as plan
     from bnsweep.api import report as report
     from bnsweep.api import results as results
+    from bnsweep.api import resume as resume
     from bnsweep.api import run as run
     from bnsweep.api import status as status
     from bnsweep.api import sync as sync
 
-__all__ = ["__version__", "load", "plan", "report", "results", "run", "status", "sync"]
+__all__ = ["__version__", "load", "network", "plan", "report", "results", "resume", "run", "status", "sync"]
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,20 +20,24 @@ from bnsweep.execution import (
     Execution,
     Outcome,
     Runner,
-    count_states,
     data_folder,
     device_type,
     measurements,
     worker_count,
 )
+from bnsweep.extending import describe_starts, starts_of, tell_what_is_not_kept
 from bnsweep.guards import agree, changes_since, claims_of, stop_on_request
+from bnsweep.standing import Status, read_status
 from bnsweep.sweep import Plan, SweepSpec, load_spec, make_plan
+from bnsweep.sweep.folder import NAME
 from bnsweep.sweep.objectives import Goal
+from bnsweep.sweep.places import ObjectPath, Place, is_url, local_folder, place
 from bnsweep.sweep.plan import kinds_of_trials
 from bnsweep.trial import TrialConfig
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
     from bnsweep.analysis import Report
     from bnsweep.runners import Preflight, Progress
@@ -49,9 +53,11 @@ __all__ = [
     "find_ledger",
     "forecast",
     "load",
+    "network",
     "plan",
     "report",
     "results",
+    "resume",
     "run",
     "status",
     "stop",
@@ -59,25 +65,6 @@ __all__ = [
 ]
 
 Source = str | PathLike[str] | Mapping[str, Any] | SweepSpec
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a sweep stands, from its ledger alone.
-
-    Attributes:
-        name: The sweep's name.
-        root: The ledger's folder.
-        planned: Trials in the stored plan.
-        states: Trials of the plan by state: ``completed``, ``diverged``, ``failed``, ``pending``.
-        open_packs: Packs that were begun and are not in the ledger yet.
-    """
-
-    name: str
-    root: Path
-    planned: int
-    states: Mapping[str, int]
-    open_packs: int
 
 
 def load(source: Source) -> SweepSpec:
@@ -165,21 +152,25 @@ def calibrate(
 def _known_ledger(spec: SweepSpec, storage: str | None) -> Ledger | None:
     from bnsweep.sweep.ledger import Ledger
 
-    place = storage_folder(spec, storage) / spec.name
-    return Ledger(place) if (place / "ledger.json").exists() else None
+    root = storage_folder(spec, storage) / spec.name
+    return Ledger(root) if (root / "ledger.json").is_file() else None
 
 
-def storage_folder(spec: SweepSpec | None = None, storage: str | None = None) -> Path:
-    """Return the folder of results: as given, as the file says, ``$BNSWEEP_STORAGE``, or ``results``."""
+def storage_folder(spec: SweepSpec | None = None, storage: str | None = None) -> Place:
+    """Return the folder of results: as given, as the file says, ``$BNSWEEP_STORAGE``, or ``results``.
+
+    Raises:
+        LedgerError: If it is the address of a store of another kind than S3.
+    """
     stated = spec.storage if spec is not None and "storage" in spec.given else None
-    return Path(storage or stated or os.environ.get("BNSWEEP_STORAGE") or "results").expanduser()
+    return place(storage or stated or os.environ.get("BNSWEEP_STORAGE") or "results")
 
 
-def find_ledger(name: str | PathLike[str], storage: str | None = None) -> Ledger:
+def find_ledger(name: str | PathLike[str] | ObjectPath, storage: str | None = None) -> Ledger:
     """Return the ledger that ``name`` means.
 
     Args:
-        name: A sweep's name, a ledger's folder, or a sweep file.
+        name: A sweep's name, a ledger's folder or URL, or a sweep file.
         storage: Folder of results to look in, for a name.
 
     Raises:
@@ -188,22 +179,44 @@ def find_ledger(name: str | PathLike[str], storage: str | None = None) -> Ledger
     """
     from bnsweep.sweep.ledger import Ledger
 
-    path = Path(name).expanduser()
+    if isinstance(name, ObjectPath) or is_url(name):
+        return Ledger(place(name))
+    try:
+        found = _ledger_path(Path(name).expanduser(), storage)
+    except BnsweepError:
+        raise
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, a home that is not there
+        found = None
+    if found is not None:
+        return found
+    folder = storage_folder(None, storage)
+    if not NAME.fullmatch(str(name)) or not (folder / str(name)).is_dir():
+        known = sorted(entry.parent.name for entry in folder.glob("*/ledger.json"))
+        there = f"it holds {', '.join(known)}" if known else "it holds none"
+        raise LedgerError(
+            f"A sweep called {_shown(name)} must have been run in {folder}, but {there}. Name one of these, "
+            "a ledger's folder or a sweep file, or say where to look with --storage."
+        )
+    return Ledger.open(folder, str(name))
+
+
+def _ledger_path(path: Path, storage: str | None) -> Ledger | None:
+    """Return the ledger that a path means: a sweep file's, or a folder's; ``None`` where it is none."""
+    from bnsweep.sweep.ledger import Ledger
+
     here = path.resolve()
     if path.suffix in (".yaml", ".yml") and path.is_file():
         spec = load(path)
         return Ledger.open(storage_folder(spec, storage), spec.name)
     if path.is_dir() and (len(path.parts) > 1 or (path / "ledger.json").exists()):
         return Ledger(here)
-    folder = storage_folder(None, storage)
-    if not (folder / str(name)).is_dir():
-        known = sorted(entry.parent.name for entry in folder.glob("*/ledger.json"))
-        there = f"it holds {', '.join(known)}" if known else "it holds none"
-        raise LedgerError(
-            f"A sweep called {name} must have been run in {folder}, but {there}. Name one of these, a "
-            "ledger's folder or a sweep file, or say where to look with --storage."
-        )
-    return Ledger.open(folder, str(name))
+    return None
+
+
+def _shown(name: object) -> str:
+    """Return a name for a message: short, and without what a terminal would obey."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in str(name))
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def run(
@@ -211,7 +224,7 @@ def run(
     *,
     runner: Runner | None = None,
     storage: str | None = None,
-    root: Path | None = None,
+    root: Place | None = None,
     retry_failed: bool = False,
     accept_changes: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -243,6 +256,42 @@ def run(
     spec = load(source)
     wanted = make_plan(spec)
     _refuse_unprepared(wanted)
+    return _run(spec, wanted, runner, storage, root, retry_failed, accept_changes, progress, say, begin)
+
+
+def resume(
+    name: str | PathLike[str],
+    *,
+    runner: Runner | None = None,
+    storage: str | None = None,
+    retry_failed: bool = False,
+    accept_changes: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    begin: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Go on with a sweep from its stored plan, without the file; see :func:`run`.
+
+    Args:
+        name: The sweep, as for :func:`find_ledger`.
+        runner: As for :func:`run`, like all that follow.
+        storage: Folder of results to look in.
+        retry_failed: Take up the trials that failed before.
+        accept_changes: Go on although norms, claims, data or the code's numbers changed.
+        progress: Called with the workers' progress.
+        say: Called with sentences for people.
+        begin: Called with the number of trials to run.
+
+    Raises:
+        LedgerError: If there is no such sweep, or it cannot be read.
+        BnsweepError: As for :func:`run`; or if trials would not be what the stored plan says.
+    """
+    from bnsweep.resuming import stored_sweep
+
+    ledger = find_ledger(name, storage)
+    spec, wanted = stored_sweep(ledger, accept_changes)
+    _refuse_unprepared(wanted)
+    root = ledger.root
     return _run(spec, wanted, runner, storage, root, retry_failed, accept_changes, progress, say, begin)
 
 
@@ -299,7 +348,7 @@ def confirm(
     )
     called = f"{ledger.name[:56]}-confirm"
     said = f"The best {len(chosen)} conditions of {ledger.name}, trained again with fresh seeds."
-    text = f"# bnsweep confirm {ledger.name} --top {top} --seeds {seeds}\n"
+    text = f"# bnsweep confirm {ledger.name} --top {top} --seeds {seeds}\n{ledger.sweep_text()}"
     wanted = Plan(called, trials, found.names, fresh, len(trials), said)
     spec = replace(spec, name=called, method="grid", early_stop={}, description=said, seeds=fresh, text=text)
     return _run(
@@ -321,7 +370,7 @@ def _run(
     wanted: Plan,
     runner: Runner | None,
     storage: str | None,
-    root: Path | None,
+    root: Place | None,
     retry_failed: bool,
     accept_changes: bool,
     progress: Callable[[Progress], None] | None,
@@ -333,9 +382,9 @@ def _run(
 
     began = time.monotonic()
     tell = say or (lambda _: None)
-    place = root or storage_folder(spec, storage) / spec.name
-    known = (place / "ledger.json").exists()
-    before = Ledger(place) if known else None
+    folder = root or storage_folder(spec, storage) / spec.name
+    known = (folder / "ledger.json").is_file()
+    before = Ledger(folder) if known else None
     planned, unasked = wanted, 0
     if spec.method == "optuna":
         planned = wanted.with_suggestions(before) if before else wanted
@@ -345,7 +394,11 @@ def _run(
     tell(_opening(wanted, len(left) + unasked, skipped))
     if before:
         agree(changes_since(spec, planned, before), accept_changes, tell)
-    uri = _tracking_uri(spec, place.parent)
+    starts = starts_of(planned, before, left)
+    for line in describe_starts(spec, starts):
+        tell(line)
+    tell_what_is_not_kept(spec, planned, before, tell)
+    uri = _tracking_uri(spec, folder.parent)
     found = None
     if left or unasked:
         _check_cpus(spec)
@@ -354,18 +407,19 @@ def _run(
 
             check_uri(uri)
         if not known:
-            Ledger.check_place(place)
+            Ledger.check_place(folder)
         found = _preflight(spec, kinds_of_trials(spec) if unasked else left)
         for note in found.notes:
             tell(f"note: {note}")
         _check_gpus(spec, found)
     elif uri is not None:
         uri = _reachable(uri, tell)
-    ledger = Ledger(place) if root else Ledger.open(place.parent, spec.name, create=True)
+    ledger = Ledger(folder) if root else Ledger.open(folder.parent, spec.name, create=True)
     with ledger.exclusive(), stop_on_request(ledger):
         stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
         ledger.write_sweep(spec.text or _text(spec), stored)
-        execution = Execution(spec, planned, ledger, runner, progress or (lambda _: None), tell, began)
+        watch = progress or (lambda _: None)
+        execution = Execution(spec, planned, ledger, runner, watch, tell, began, starts, len(left) + unasked)
         start = begin or (lambda _: None)
         return execution.run(left, found, uri, lambda count: start(count + unasked))
 
@@ -401,11 +455,11 @@ def status(name: str | PathLike[str], storage: str | None = None) -> Status:
     Raises:
         LedgerError: If there is no such sweep.
     """
+    from bnsweep.tracking.uris import absolute_uri
+
     ledger = find_ledger(name, storage)
-    planned = [trial.trial_id for trial in ledger.planned()]
-    return Status(
-        ledger.name, ledger.root, len(planned), count_states(ledger, planned), len(ledger.open_packs())
-    )
+    untracked = ledger.plan().get("tracking") == "none"
+    return read_status(ledger, None if untracked else absolute_uri(tracking_uri(ledger)))
 
 
 def report(name: str | PathLike[str], storage: str | None = None, out: str | None = None) -> Report:
@@ -430,6 +484,26 @@ def results(name: str | PathLike[str], storage: str | None = None) -> pd.DataFra
     return results_table(find_ledger(name, storage))
 
 
+def network(name: str | PathLike[str], trial_id: str, storage: str | None = None) -> nn.Module:
+    """Return the network of a finished trial, with the final weights that ``save_weights: final`` stored.
+
+    Args:
+        name: The sweep, as for :func:`find_ledger`.
+        trial_id: The trial.
+        storage: Folder of results to look in.
+
+    Returns:
+        A stack of one member, in evaluation mode: it takes ``[1, N, C, H, W]`` (``[1, N, features]`` for
+        ``dln``) and returns ``[1, N, classes]``.
+
+    Raises:
+        LedgerError: If there is no such sweep or trial, or no weights of it that verify.
+    """
+    from bnsweep.runners.keeping import load_network
+
+    return load_network(find_ledger(name, storage), trial_id)
+
+
 def tracking_uri(ledger: Ledger, uri: str | None = None) -> str:
     """Return the store that a sweep is tracked in: as given, as its file says, or beside the results.
 
@@ -444,7 +518,7 @@ def tracking_uri(ledger: Ledger, uri: str | None = None) -> str:
             f"Sweep {ledger.name} must be tracked to be shown, but its file says tracking: none. Name a "
             "store with --uri."
         )
-    return str(uri or stored or default_uri(ledger.root.parent))
+    return str(uri or stored or default_uri(local_folder(ledger.root.parent)))
 
 
 def sync(name: str | PathLike[str], storage: str | None = None, uri: str | None = None) -> Summary:
@@ -536,13 +610,13 @@ def _check_count(name: str, asked: float, have: int) -> None:
         )
 
 
-def _tracking_uri(spec: SweepSpec, folder: Path) -> str | None:
+def _tracking_uri(spec: SweepSpec, folder: Place) -> str | None:
     from bnsweep.tracking import default_uri
     from bnsweep.tracking.uris import absolute_uri
 
     if spec.tracking == "none":
         return None
-    return absolute_uri(spec.tracking) if spec.tracking else default_uri(folder)
+    return absolute_uri(spec.tracking) if spec.tracking else default_uri(local_folder(folder))
 
 
 def _text(spec: SweepSpec) -> str:
@@ -558,6 +632,8 @@ def _stored_plan(spec: SweepSpec, wanted: Plan) -> dict[str, Any]:
         "method": spec.method,
         "metric": {"name": spec.metric.name, "goal": spec.metric.goal},
         "tracking": _stored_uri(spec),
+        "data_root": data_folder(spec) if spec.data_root else None,
+        "import_path": os.getcwd(),
         "search": None if not spec.search else {**spec.search, "goal": Goal.of(spec).to_dict()},
     }
 

@@ -18,6 +18,7 @@ __all__ = [
     "Mistake",
     "ServiceError",
     "SpecError",
+    "StorageError",
 ]
 
 
@@ -88,6 +89,12 @@ class LedgerBusyError(LedgerError):
     """Another process is running this sweep."""
 
     exit_code = 5
+
+
+class StorageError(LedgerError, OSError):
+    """The store of the ledger does not answer, or refuses; also an :class:`OSError`, as of a disk."""
+
+    exit_code = 4
 
 
 class ServiceError(BnsweepError):

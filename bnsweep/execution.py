@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bnsweep.errors import BnsweepError
+from bnsweep.positions import Positions
 from bnsweep.sweep import Plan, SweepSpec
 from bnsweep.sweep.forecast import Measured
 from bnsweep.sweep.objectives import Goal
+from bnsweep.sweep.places import Place
 from bnsweep.sweep.plan import expander, kinds_of_trials
 from bnsweep.trial import CUSTOM_NORM, DEFAULT_KERNEL, TrialConfig
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from bnsweep.runners import Preflight, Progress, Source, WorkerContext
     from bnsweep.runners.search_source import SearchSource
     from bnsweep.search import Search
+    from bnsweep.sweep.continuing import Start
     from bnsweep.sweep.ledger import Ledger
     from bnsweep.tracking import Summary
 
@@ -69,7 +73,7 @@ class Outcome:
     """
 
     name: str
-    root: Path
+    root: Place
     states: Mapping[str, int]
     started: int
     interrupted: bool
@@ -99,8 +103,13 @@ class Execution:
         progress: Callable[[Progress], None],
         tell: Callable[[str], None],
         began: float,
+        starts: Mapping[str, Start] | None = None,
+        total: int = 0,
     ) -> None:
+        self.total = total
+        self.positions: Positions | None = None
         self.began = began
+        self.starts = starts or {}
         self.spec, self.plan, self.ledger = spec, wanted, ledger
         self.runner, self.progress, self.tell = runner, progress, tell
         self.errors: dict[str, int] = {}
@@ -116,6 +125,7 @@ class Execution:
     ) -> Outcome:
         """Train what is left, mirror it meanwhile, and report."""
         from bnsweep.runners.environment import describe_driver
+        from bnsweep.sweep.continuing import prune_states
 
         finished, made, tracked = True, None, None
         suggested = len(self.plan.trials)
@@ -123,12 +133,17 @@ class Execution:
         try:
             if found is not None:
                 self.ledger.write_environment(describe_driver())
+                self.positions = Positions(self.ledger, self.total)
                 source = self.source(left, found)
                 begin(len(left))
                 finished = self.train(source)
             if finished:
+                if self.spec.keep_checkpoints and found is not None:
+                    prune_states(self.ledger)
                 made = _report(self.ledger, self.tell)
         finally:
+            if self.positions is not None:
+                self.positions.end("done" if finished and sys.exc_info()[0] is None else "interrupted")
             if mirror:
                 tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
         if self.spec.method == "optuna":
@@ -149,7 +164,10 @@ class Execution:
         if train and (self.spec.method == "optuna" or self.spec.early_stop):
             return self._search(left, stackable)
         measured = measurements(self.spec, self.ledger, stackable)
-        return PlannedPacks(self.plan, self.ledger, left, self.device, measured, stackable, self.tell, train)
+        return PlannedPacks(
+            self.plan, self.ledger, left, self.device, measured, stackable, self.tell, train,
+            self.starts if self.spec.keep_checkpoints else None,
+        )  # fmt: skip
 
     def _search(self, left: Sequence[TrialConfig], stackable: Callable[[TrialConfig], bool]) -> Source:
         """Return the conditions of a search, which become known while it runs, or are stopped early."""
@@ -185,13 +203,19 @@ class Execution:
             threads=max(1, int(self.spec.resources.cpus)),
             import_path=os.getcwd(),
             neighbours=worker_count(self.spec),
+            keep_states=self.spec.keep_checkpoints,
+            save_weights=self.spec.save_weights == "final",
         )
         runner = self.runner or _tune_runner(self.spec)
         return runner.run(source, context, self._watch)
 
     def _watch(self, progress: Progress) -> None:
+        if self.positions is not None:
+            self.positions.update(progress)
         if progress.value is not None and self._rung is not None:
             self._rung.rung(progress)
+        if progress.note:
+            self.tell(f"note: {progress.note}")
         if progress.error:
             self.errors[progress.error] = self.errors.get(progress.error, 0) + progress.members
         self.progress(progress)
@@ -224,11 +248,13 @@ def measurements(
 ) -> Measured:
     """Return what is known of a sweep's signatures on its type of device, with what its file decides."""
     device, resources = device_type(spec), spec.resources
+    kept = {"state_bytes": spec.keep_checkpoints, "weight_bytes": spec.save_weights == "final"}
     return Measured(
         lambda signature: ledger.calibration(signature, device) if ledger else None,
         pack_size=resources.pack_size,
         kernel=resources.kernel,
         stackable=stackable,
+        kept=[name for name, wanted in kept.items() if wanted],
     )
 
 

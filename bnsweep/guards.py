@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -72,7 +71,7 @@ def stop_on_request(ledger: Ledger) -> Iterator[None]:
         while not over.wait(POLL_SECONDS):
             if ledger.stop_requested:
                 ledger.clear_stop()
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
 
     thread = threading.Thread(target=watch, name="bnsweep-stop", daemon=True)

@@ -72,7 +72,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "pool": ("max", "avg"),
     "augment": ("none", "flip_crop"),
     "inputs": ("raw", "half", "standardized"),
-    "precision": ("float32", "float64"),
+    "precision": ("float32", "float64", "bfloat16"),
     "weight_decay_as": ("optimizer", "loss"),
     "weight_decay_on": ("weights", "all"),
     "noise_sigma": ("std", "variance"),
@@ -391,7 +391,10 @@ PARAMETERS: dict[str, Parameter] = {
         ),
         Parameter("steps", "int", "Optimizer updates.", 1000, 1, 10_000_000),
         Parameter(
-            "precision", "choice", "Arithmetic of training.", _for_dln("float64", "float32"),
+            "precision", "choice",
+            "Arithmetic of training. bfloat16: products of weight layers alone, with weights, statistics and "
+            "everything else in float32; probes and evaluations are in float32 throughout.",
+            _for_dln("float64", "float32"),
         ),
         Parameter(
             "eval_every", "int", "Steps between evaluations; the last step is always evaluated.",
@@ -624,6 +627,17 @@ class TrialConfig:
     def condition_id(self) -> str:
         """Like :attr:`trial_id`, without the seed: equal for the replicates of one condition."""
         return short_hash(self._identity(_without(self.parameters, ("seed",))))
+
+    @property
+    def lineage_id(self) -> str:
+        """Like :attr:`trial_id`, without the steps: equal for trials that may go on from one another."""
+        return short_hash(self._identity(_without(self.parameters, ("steps",))))
+
+    @property
+    def tensor_dtype(self) -> str:
+        """Name of the type of data, weights and statistics: ``float32`` where only products are bfloat16."""
+        precision = str(self.parameters["precision"])
+        return "float32" if precision == "bfloat16" else precision
 
     @property
     def signature(self) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnsweep.errors import BnsweepError
+from bnsweep.sweep.object_store import in_parallel
+from bnsweep.sweep.places import ObjectPath, Place, place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,13 +33,13 @@ class Report:
         summary: The plain-text table that ends a run.
     """
 
-    path: Path
-    figures: tuple[Path, ...]
-    tables: tuple[Path, ...]
+    path: Place
+    figures: tuple[Place, ...]
+    tables: tuple[Place, ...]
     summary: str
 
 
-def make_report(ledger: Ledger, out: Path | str | None = None) -> Report:
+def make_report(ledger: Ledger, out: Place | str | None = None) -> Report:
     """Write the report of a sweep, finished or not.
 
     The same ledger, read with the same versions of the libraries, gives the same bytes. Figures that
@@ -58,7 +60,7 @@ def make_report(ledger: Ledger, out: Path | str | None = None) -> Report:
 
     results = Results.read(ledger)
     figures, evidence = draw_all(results), draw_claims(results)
-    folder = Path(out) if out is not None else ledger.report_dir
+    folder = place(out) if out is not None else ledger.report_dir
     contents = _figure_contents([*evidence.values(), *figures]) | _table_contents(results)
     if results.verdicts:
         from bnsweep.analysis.claims.section import verdict_json
@@ -68,10 +70,11 @@ def make_report(ledger: Ledger, out: Path | str | None = None) -> Report:
         )
     contents["report.html"] = render_page(results, figures, evidence).encode()
     try:
-        for name, content in contents.items():
-            _write(folder / name, content)
+        _write_all(folder, contents)
         if out is None:
             _remove_stale(folder / "figures", contents)
+    except BnsweepError:
+        raise
     except OSError as error:
         raise BnsweepError(
             f"The report's folder must be writable, but writing in {folder} failed: "
@@ -136,6 +139,15 @@ def _csv(table: pd.DataFrame) -> bytes:
     return str(table.to_csv(index=False, lineterminator="\n")).encode()
 
 
+def _write_all(folder: Place, contents: dict[str, bytes]) -> None:
+    if isinstance(folder, ObjectPath):
+        for _ in in_parallel(lambda item: (folder / item[0]).write_bytes(item[1]), contents.items()):
+            pass
+    else:
+        for name, content in contents.items():
+            _write(folder / name, content)
+
+
 def _write(path: Path, content: bytes) -> None:
     """Replace a file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +156,7 @@ def _write(path: Path, content: bytes) -> None:
     scratch.replace(path)
 
 
-def _remove_stale(folder: Path, contents: dict[str, bytes]) -> None:
+def _remove_stale(folder: Place, contents: dict[str, bytes]) -> None:
     for path in folder.glob("*.*") if folder.is_dir() else ():
         if path.suffix in (".png", ".svg", ".pdf") and f"figures/{path.name}" not in contents:
-            path.unlink()
+            path.unlink(missing_ok=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
-from bnsweep.cli.run_verb import add_run_arguments, run
+from bnsweep.cli.run_verb import add_run_arguments, carry_out
 
 EXAMPLE = "bnsweep resume quickstart"
 
@@ -18,13 +19,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def call(arguments: argparse.Namespace) -> int:
     """Go on with the sweep as it was submitted."""
     from bnsweep import api
-    from bnsweep.errors import LedgerError
-    from bnsweep.sweep.loading import load_text
 
-    ledger = api.find_ledger(arguments.name, arguments.storage)
-    text = ledger.sweep_text()
-    if text is None:
-        raise LedgerError(
-            f"{ledger.root} must hold sweep.yaml to be resumed, but has none; run the sweep file again"
-        )
-    return run(arguments, load_text(text, str(ledger.root / "sweep.yaml")), ledger.root)
+    return carry_out(arguments, partial(api.resume, arguments.name))

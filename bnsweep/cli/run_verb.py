@@ -12,7 +12,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bnsweep.sweep.places import Place
 
 EXAMPLE = "bnsweep run sweeps/quickstart.yaml"
 
@@ -43,7 +46,7 @@ def call(arguments: argparse.Namespace) -> int:
     return run(arguments, arguments.file)
 
 
-def run(arguments: argparse.Namespace, source: Any, root: Path | None = None) -> int:
+def run(arguments: argparse.Namespace, source: Any, root: Place | None = None) -> int:
     """Run ``source`` and say how it ended.
 
     Args:

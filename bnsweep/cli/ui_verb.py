@@ -18,13 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def call(arguments: argparse.Namespace) -> int:
     """Serve the UI until Ctrl-C."""
     from bnsweep import api, tracking
+    from bnsweep.sweep.places import local_folder
 
     folder = api.storage_folder(None, arguments.storage)
     uri = arguments.uri
     if arguments.name:
         ledger = api.find_ledger(arguments.name, arguments.storage)
         folder, uri = ledger.root.parent, api.tracking_uri(ledger, uri)
-    server = tracking.start_ui(uri or tracking.default_uri(folder), folder, arguments.port)
+    here = local_folder(folder)
+    server = tracking.start_ui(uri or tracking.default_uri(here), here, arguments.port)
     if isinstance(server, str):
         print(f"The tracking server shows it at {server}")
         return 0

@@ -11,7 +11,31 @@ __all__ = ["StackedConv", "StackedLinear"]
 _LAST = torch.channels_last
 
 
-class StackedConv(nn.Module):
+class _Stacked(nn.Module):
+    """What both kinds of layer have: parameters for K members, and the precision of their products."""
+
+    weight: Tensor
+    bias: Tensor | None
+    norm: nn.Module
+
+    products: torch.dtype | None = None
+    """What inputs, weights and bias are rounded to before they are multiplied, and the output with them;
+    ``None`` for their own type. Parameters and what leaves the layer keep theirs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute each member's layer, in the type of ``products``."""
+        weight, bias = self.weight, self.bias
+        if self.products is None:
+            return self._product(x, weight, bias)
+        lower = self.products
+        output = self._product(x.to(lower), weight.to(lower), None if bias is None else bias.to(lower))
+        return output.to(weight.dtype)
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+
+class StackedConv(_Stacked):
     """K padded 3 x 3 convolutions side by side: one grouped convolution.
 
     On a single pixel only the centre tap of a padded 3 x 3 kernel meets data: the convolution is
@@ -32,10 +56,6 @@ class StackedConv(nn.Module):
         - ``weight``: ``[K*O, I, 3, 3]``; ``bias``: ``[K*O]``.
     """
 
-    weight: Tensor
-    bias: Tensor | None
-    norm: nn.Module
-
     def __init__(
         self, inputs: int, outputs: int, members: int, *, bias: bool, norm: nn.Module, kernel: str = "grouped"
     ) -> None:
@@ -45,32 +65,34 @@ class StackedConv(nn.Module):
         self.register_parameter("bias", nn.Parameter(torch.zeros(members * outputs)) if bias else None)
         self.norm = norm
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve each member's channels with its own kernels."""
         if self.kernel.startswith("loop"):
-            return self._one_by_one(x)
+            return self._one_by_one(x, weight, bias)
         if x.shape[2] * x.shape[3] == 1:
-            centre = self.weight[:, :, 1, 1].contiguous()
-            return _stacked_product(x.flatten(1), centre, self.bias, self.members)[:, :, None, None]
-        weight = self.weight
+            centre = weight[:, :, 1, 1].contiguous()
+            return _stacked_product(x.flatten(1), centre, bias, self.members)[:, :, None, None]
         if self.kernel == "channels_last":
             x, weight = x.contiguous(memory_format=_LAST), weight.contiguous(memory_format=_LAST)
-        return F.conv2d(x, weight, self.bias, padding=1, groups=self.members).contiguous()
+        return F.conv2d(x, weight, bias, padding=1, groups=self.members).contiguous()
 
-    def _one_by_one(self, x: Tensor) -> Tensor:
+    def _one_by_one(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         layout = _LAST if self.kernel == "loop_channels_last" else torch.contiguous_format
-        biases = self.bias.chunk(self.members) if self.bias is not None else [None] * self.members
-        parts = zip(x.chunk(self.members, 1), self.weight.chunk(self.members), biases, strict=True)
+        biases = bias.chunk(self.members) if bias is not None else [None] * self.members
+        parts = zip(x.chunk(self.members, 1), weight.chunk(self.members), biases, strict=True)
         outputs = [
             F.conv2d(
-                own.contiguous(memory_format=layout), weight.contiguous(memory_format=layout), bias, padding=1
+                own.contiguous(memory_format=layout),
+                kernels.contiguous(memory_format=layout),
+                added,
+                padding=1,
             )
-            for own, weight, bias in parts
+            for own, kernels, added in parts
         ]
         return torch.cat(outputs, 1).contiguous()
 
 
-class StackedLinear(nn.Module):
+class StackedLinear(_Stacked):
     """K linear layers side by side: one batched matrix product.
 
     Args:
@@ -89,10 +111,6 @@ class StackedLinear(nn.Module):
         - ``weight``: ``[K*O, I]``; ``bias``: ``[K*O]``.
     """
 
-    weight: Tensor
-    bias: Tensor | None
-    norm: nn.Module
-
     def __init__(
         self, inputs: int, outputs: int, members: int, *, bias: bool, norm: nn.Module, kernel: str = "grouped"
     ) -> None:
@@ -102,17 +120,17 @@ class StackedLinear(nn.Module):
         self.register_parameter("bias", nn.Parameter(torch.zeros(members * outputs)) if bias else None)
         self.norm = norm
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Multiply each member's units with its own weights."""
         if self.kernel.startswith("loop"):
-            return self._one_by_one(x)
-        return _stacked_product(x, self.weight, self.bias, self.members)
+            return self._one_by_one(x, weight, bias)
+        return _stacked_product(x, weight, bias, self.members)
 
-    def _one_by_one(self, x: Tensor) -> Tensor:
-        biases = self.bias.chunk(self.members) if self.bias is not None else [None] * self.members
+    def _one_by_one(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        biases = bias.chunk(self.members) if bias is not None else [None] * self.members
         inputs = x.unbind(0) if x.dim() == 3 else x.chunk(self.members, 1)
-        parts = zip(inputs, self.weight.chunk(self.members), biases, strict=True)
-        return torch.cat([F.linear(own.contiguous(), weight, bias) for own, weight, bias in parts], 1)
+        parts = zip(inputs, weight.chunk(self.members), biases, strict=True)
+        return torch.cat([F.linear(own.contiguous(), rows, added) for own, rows, added in parts], 1)
 
 
 def _stacked_product(x: Tensor, weight: Tensor, bias: Tensor | None, members: int) -> Tensor:

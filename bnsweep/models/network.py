@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -101,11 +102,14 @@ class StackedNet(nn.Module):
         members: Members ``K``.
         dtype: Floating-point type of parameters and activations.
         kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`.
+        products: A lower precision in which weight layers multiply; ``None`` for ``dtype``. Parameters,
+            norms with their statistics, and activations between layers stay in ``dtype``.
 
     Attributes:
         plan: The architecture.
         members: Members ``K``.
         kernel: How the stack is computed.
+        products: The lower precision of products, or ``None``.
         layers: Every weight layer, in order.
         notes: What a user should know about how the network was fitted to the data.
         noise_sites: Shape of one sample of one member, ``(C, H, W)`` or ``(C,)``, at every site
@@ -128,6 +132,7 @@ class StackedNet(nn.Module):
         members: int,
         dtype: torch.dtype = torch.float32,
         kernel: str = "grouped",
+        products: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if kernel not in KERNELS:
@@ -145,6 +150,8 @@ class StackedNet(nn.Module):
             notes.append(f"instance norm is undefined for linear layers: {', '.join(linear)} have none")
         self.to(dtype)
         self.plan, self.members, self.kernel, self.notes = plan, members, kernel, tuple(notes)
+        self.products = products
+        self._multiply_in(products)
         self.layers = tuple(self._info(index, spec) for index, spec in enumerate(plan.layers, 1))
         self.site_layers = tuple(index for index, spec in enumerate(plan.layers, 1) if spec.site)
         shapes = (_sample_shape(spec) for spec in plan.layers if spec.site)
@@ -153,6 +160,19 @@ class StackedNet(nn.Module):
     def _info(self, index: int, spec: LayerSpec) -> LayerInfo:
         block = tuple(f"{spec.name}.{name}" for name, _ in self.get_submodule(spec.name).named_parameters())
         return LayerInfo(index, spec.name, spec.kind, f"{spec.name}.weight", block)
+
+    def _multiply_in(self, products: torch.dtype | None) -> None:
+        for spec in self.plan.layers:
+            self._layer(spec.name).products = products
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """Multiply in the precision of the parameters for a while, as probes and evaluations do."""
+        self._multiply_in(None)
+        try:
+            yield
+        finally:
+            self._multiply_in(self.products)
 
     def forward(
         self,
@@ -276,7 +296,7 @@ class StackedNet(nn.Module):
             same device and in the same mode.
         """
         first = next(self.parameters())
-        other = StackedNet(self.plan, len(keep), first.dtype, self.kernel).to(first.device)
+        other = StackedNet(self.plan, len(keep), first.dtype, self.kernel, self.products).to(first.device)
         other.train(self.training)
         index = torch.tensor(keep, dtype=torch.int64, device=first.device)
         sources = dict(self.named_parameters()) | dict(self.named_buffers())

@@ -61,6 +61,9 @@ def make_model(
         dtype: Floating-point type of parameters and activations.
         kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`.
 
+    With ``precision: bfloat16``, weight layers multiply in it while they train; see
+    :class:`StackedNet`.
+
     Returns:
         The network, on the CPU.
 
@@ -97,4 +100,5 @@ def make_model(
         noise_sigma=str(parameters.get("noise_sigma", "std")),
         notes=notes,
     )
-    return StackedNet(plan, members, dtype, kernel)
+    products = torch.bfloat16 if parameters.get("precision") == "bfloat16" else None
+    return StackedNet(plan, members, dtype, kernel, products)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import struct
 import time
@@ -41,6 +42,7 @@ def measure_signature(
         Plain data: :meth:`bnsweep.training.Calibration.to_dict`; ``process_bytes``, the resident memory
         of this process at its highest while it trained such a pack; ``memory``, the bytes that a pack
         may take; ``trial_bytes`` and ``commit_seconds``, what a finished trial takes of the ledger;
+        ``state_bytes`` and ``weight_bytes``, what is kept of one where the sweep's file asks for it;
         ``device_name``.
     """
     from bnsweep.training import available_bytes, calibrate, process_peak_bytes
@@ -55,6 +57,7 @@ def measure_signature(
         "process_bytes": process_peak_bytes(),
         "memory": memory,
         **_ledger_share(trial, found.rows, environment),
+        **_kept_share(trial, dataset),
         "device_name": environment["device_name"],
     }
 
@@ -83,10 +86,26 @@ def _ledger_share(
     return {"trial_bytes": len(curves) + len(encoded), "commit_seconds": time.perf_counter() - began}
 
 
+def _kept_share(trial: TrialConfig, dataset: Dataset) -> dict[str, int]:
+    """Return the bytes of a trial's kept state and of its weights, as they are written."""
+    import torch
+
+    from bnsweep.training import PackTrainer
+
+    (state,) = PackTrainer([trial], dataset).member_states()
+    assert state is not None
+    sizes = {}
+    for name, content in {"state_bytes": state, "weight_bytes": state["stack"]["model"]}.items():
+        stream = io.BytesIO()
+        torch.save(content, stream)
+        sizes[name] = stream.tell()
+    return sizes
+
+
 def _rows(trial: TrialConfig, rows: Mapping[str, Sequence[tuple[str, int]]]) -> Iterator[CurveRow]:
     """Yield readings like those of a trial: the names, layers and steps of a real one, random values."""
     draw = random.Random(0)
-    single = trial.parameters["precision"] == "float32"
+    single = trial.tensor_dtype == "float32"
     for event, steps in reading_steps(trial).items():
         for step in steps:
             for name, layer in rows[event]:

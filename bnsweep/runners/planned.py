@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bnsweep.sweep import Plan
+from bnsweep.sweep.continuing import Start, group_starts
 from bnsweep.sweep.forecast import Measured
 from bnsweep.sweep.ledger import Ledger
-from bnsweep.sweep.packs import by_signature
+from bnsweep.sweep.packs import Pack, by_signature
 from bnsweep.trial import TrialConfig
 
 from .source import Unit, calibration_unit, pack_unit
@@ -31,6 +32,7 @@ class PlannedPacks:
         stackable: Whether a trial can share a pack with others.
         tell: Called with sentences for people.
         train: Whether there is more to do than to measure.
+        starts: Where trials may go on from, by id.
     """
 
     def __init__(
@@ -43,10 +45,13 @@ class PlannedPacks:
         stackable: Callable[[TrialConfig], bool],
         tell: Callable[[str], None],
         train: bool = True,
+        starts: Mapping[str, Start] | None = None,
     ) -> None:
         self.plan, self.ledger, self.device = plan, ledger, device
         self.measured, self.stackable, self.tell = measured, stackable, tell
         open_packs, self._rest = self._reopen(left) if train else ([], list(left))
+        if train and starts:
+            open_packs += self._go_on(starts)
         self.count = len(left)
         self.width = max(1, len(open_packs) + len(self._rest))
         self._units: list[Unit] = [*self._calibrations(), *map(pack_unit, open_packs)]
@@ -76,6 +81,19 @@ class PlannedPacks:
                     del pending[member]
         return packs, list(pending.values())
 
+    def _go_on(self, starts: Mapping[str, Start]) -> list[str]:
+        """Open packs of the trials that go on from others, packed as those were; the rest is left."""
+        packs = []
+        for group in group_starts(self._rest, starts, self.measured.limit):
+            first, ids = group[0], tuple(trial.trial_id for trial in group)
+            kernel = starts[ids[0]].kernel or self.measured.kernel(first)
+            pack = Pack(ids, first.signature, str(first.parameters["precision"]), self.device, kernel)
+            begin = {trial_id: starts[trial_id].trial_id for trial_id in ids}
+            self.ledger.write_pack(pack.pack_id, {**self.plan.pack_content(pack), "starts": begin})
+            packs.append(pack.pack_id)
+        self._rest = [t for t in self._rest if t.trial_id not in starts or not starts[t.trial_id].ready]
+        return packs
+
     def _calibrations(self) -> list[Unit]:
         if self.measured.decided:
             return []
@@ -90,8 +108,7 @@ class PlannedPacks:
         units, self._units = self._units, []
         if not self._measuring and self._rest:
             packs = self.measured.packs(self._rest, workers, self.device)
-            for pack in packs:
-                self.ledger.write_pack(pack.pack_id, self.plan.pack_content(pack))
+            self.ledger.write_packs({pack.pack_id: self.plan.pack_content(pack) for pack in packs})
             self._explain()
             self.tell(
                 f"{self.count} trials in {self._open + len(packs)} packs; results in {self.ledger.root}"

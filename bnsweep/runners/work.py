@@ -27,6 +27,7 @@ from bnsweep.sweep.records import Record, now
 from bnsweep.trial import TrialConfig, TrialState
 
 from .environment import describe_environment
+from .keeping import go_on, keep
 
 if TYPE_CHECKING:
     from bnsweep.data import Dataset
@@ -54,6 +55,8 @@ class WorkerContext:
         checkpoint_seconds: Wall time between two checkpoints of a pack.
         import_path: Folder in which the user's own norms are looked for.
         neighbours: Workers that share a machine, this one included.
+        keep_states: Keep what is needed to train a finished trial to more steps.
+        save_weights: Store the final weights of each trial.
     """
 
     ledger: str
@@ -62,6 +65,8 @@ class WorkerContext:
     checkpoint_seconds: float = 30.0
     import_path: str = ""
     neighbours: int = 1
+    keep_states: bool = False
+    save_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,9 @@ class Progress:
         too_large: Whether the pack does not fit in memory, and has to be divided; nothing failed.
         retry: Whether the pack failed, and its members have to be tried once more, each alone.
         value: The condition's objective, where the pack waits at a rung for a decision.
+        from_step: Step at which this worker took the pack up.
+        note: A sentence for people, where the worker has one.
+        host: The worker's machine.
         pid: The worker's process.
         peak_mb: The most memory that process has held so far, in MB.
     """
@@ -95,6 +103,9 @@ class Progress:
     too_large: bool = False
     retry: bool = False
     value: float | None = None
+    from_step: int = 0
+    note: str = ""
+    host: str = field(default_factory=platform.node)
     pid: int = field(default_factory=os.getpid)
     peak_mb: float = field(default_factory=lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
@@ -117,7 +128,7 @@ class PackWorker:
         self.context = context
         if context.import_path and context.import_path not in sys.path:
             sys.path.insert(0, context.import_path)
-        self.ledger = Ledger(Path(context.ledger))
+        self.ledger = Ledger(context.ledger)
         self._datasets: dict[tuple[str, ...], Dataset] = {}
         self._pack_id, self._device = "", "cpu"
         self._trainer: PackTrainer | None = None
@@ -131,6 +142,8 @@ class PackWorker:
         self._rungs: set[int] = set()
         self._alone = False
         self._goal: Goal | None = None
+        self._starts: dict[str, str] = {}
+        self._note, self._kernel = "", ""
 
     @property
     def busy(self) -> bool:
@@ -179,6 +192,7 @@ class PackWorker:
         self._started = self._checkpointed = time.monotonic()
         self._attempts = [{"started": now(), "host": platform.node(), "pack_id": pack_id, "from_step": 0}]
         self._sealed, self._rows, self._rungs, self._alone = 0, {}, set(), False
+        self._starts, self._note = {}, ""
         try:
             if not self.ledger.has_pack(pack_id):
                 self._failure = Progress(pack_id, 0, 0, 0, finished=True)  # done by a worker that was lost
@@ -189,24 +203,46 @@ class PackWorker:
             self._labels = list(pack["labels"])
             self._rungs, self._alone = set(pack.get("rungs", ())), bool(pack.get("alone"))
             self._goal = Goal.from_dict(pack["goal"]) if self._rungs else None
-            self._begin(str(pack["kernel"]))
+            self._kernel = str(pack["kernel"])
+            self._begin(dict(pack.get("starts", {})))
         except Exception as error:
             self._fail(error)
 
-    def _begin(self, kernel: str) -> None:
+    def _begin(self, starts: dict[str, str]) -> None:
+        """Start from the newest checkpoint, else from where shorter trials ended, else at step 0."""
         import torch
 
-        from bnsweep.training import PackTrainer, prepare_process
+        from bnsweep.training import prepare_process
 
         prepare_process(self.context.threads)
-        self._trainer = PackTrainer(self._trials, self._dataset(self._trials[0]), kernel)
+        self._trainer = self._new_trainer()
         found = self.ledger.load_checkpoint(self._pack_id)
         if found is None:
+            if starts:
+                self._go_on(starts)
             return
         content = torch.load(io.BytesIO(found[1]), map_location="cpu", weights_only=True)
         self._trainer.load_state_dict(content["trainer"])
         self._sealed = int(content["sealed"])
+        self._starts = dict(content.get("starts", {}))
         self._attempts = [*content["attempts"], {**self._attempts[0], "from_step": found[0]}]
+
+    def _new_trainer(self) -> PackTrainer:
+        from bnsweep.training import PackTrainer
+
+        return PackTrainer(self._trials, self._dataset(self._trials[0]), self._kernel)
+
+    def _go_on(self, starts: dict[str, str]) -> None:
+        """Go on from where shorter trials ended; at step 0 where that cannot be, which is said."""
+        assert self._trainer is not None
+        rows = go_on(self.ledger, self._trainer, self._trials, starts)
+        if rows is None:
+            self._trainer = self._new_trainer()
+            why = self.ledger.warnings[-1] if self.ledger.warnings else "what they go on from is absent"
+            self._note = f"{len(self._trials)} trials start at step 0: {why}"
+            return
+        self._rows, self._starts = rows, starts
+        self._attempts[0]["from_step"] = self._trainer.step_index
 
     def _dataset(self, trial: TrialConfig) -> Dataset:
         import torch
@@ -223,7 +259,7 @@ class PackWorker:
                 parameters,
                 root=Path(self.context.data_root) if self.context.data_root else None,
                 device=device,
-                dtype=getattr(torch, str(parameters["precision"])),
+                dtype=getattr(torch, trial.tensor_dtype),
                 fingerprint=trial.fingerprint,
             )
         return self._datasets[key]
@@ -294,6 +330,8 @@ class PackWorker:
         trainer = self._trainer
         step, steps = (trainer.step_index, trainer.steps) if trainer else (0, 0)
         seconds = time.monotonic() - self._started
+        note, self._note = self._note, ""
+        more |= {"note": note, "from_step": int(self._attempts[-1]["from_step"])}
         return Progress(self._pack_id, len(self._trials), step, steps, seconds=seconds, **more)
 
     def _collect(self) -> None:
@@ -314,6 +352,7 @@ class PackWorker:
         ended = {**self._attempts[-1], "ended": now(), "to_step": self._trainer.step_index}
         content = {
             "sealed": self._sealed,
+            "starts": self._starts,
             "attempts": [*self._attempts[:-1], ended],
             "trainer": self._trainer.state_dict(),
         }
@@ -337,16 +376,29 @@ class PackWorker:
         self._attempts[-1] |= {"ended": now(), "to_step": self._trainer.step_index}
         environment = describe_environment(str(self._trainer.device)) | {"threads": self.context.threads}
         states: dict[str, int] = {}
+        weights = keep(
+            self.ledger,
+            self._trainer,
+            self._trials,
+            states=self.context.keep_states,
+            weights=self.context.save_weights,
+        )
+        finished = []
         for outcome in self._trainer.outcomes():
-            record = self._record(outcome, environment)
-            self.ledger.write_record(record, curves.get(record.trial_id, []))
+            record = self._record(outcome, environment, weights.get(outcome.member, ""))
+            finished.append((record, curves.get(record.trial_id, [])))
             states[outcome.state] = states.get(outcome.state, 0) + 1
+        self.ledger.write_records(finished)
         self.ledger.close_pack(self._pack_id)
         return states
 
-    def _record(self, outcome: Outcome, environment: dict[str, Any]) -> Record:
+    def _record(self, outcome: Outcome, environment: dict[str, Any], weights: str = "") -> Record:
         assert self._trainer is not None
         facts = self._trainer.dataset.facts
+        start = self._starts.get(self._trials[outcome.member].trial_id, "")
+        former = self.ledger.record(start) if start else None
+        place = {"kernel": self._kernel, "member": outcome.member, "members": len(self._trials)}
+        attempts = (*self._attempts[:-1], {**self._attempts[-1], **place})
         return Record.of(
             self._trials[outcome.member],
             outcome.state,
@@ -355,9 +407,11 @@ class PackWorker:
             label=self._labels[outcome.member],
             diverged_step=outcome.diverged_step,
             last_finite_loss=outcome.last_finite_loss,
-            attempts=tuple(self._attempts),
+            attempts=(*former.attempts, *attempts) if former else attempts,
             environment=environment,
-            data={"classes": facts.classes, "train": facts.train, "test": facts.test},
+            data={name: getattr(facts, name) for name in ("channels", "size", "classes", "train", "test")},
+            continued_from=start,
+            weights_sha256=weights,
         )
 
     def _fail(self, error: Exception) -> None:

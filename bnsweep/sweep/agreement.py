@@ -87,6 +87,12 @@ def _check_method(root: Table, values: Mapping[str, Any], mistakes: Mistakes) ->
             must = "must stand only with method random or optuna"
             mistakes.add(root.keys[name], name, must, "method grid", "a grid is enumerated, to the end")
     adaptive = values.get("method") == "optuna" or "early_stop" in root.entries
+    if adaptive and values.get("keep_checkpoints") is True:
+        hint = (
+            "what a search suggests and stops depends on the steps it has: use grid or random, or remove it"
+        )
+        must = "must stand with method grid or random, without early_stop"
+        mistakes.add(root.keys["keep_checkpoints"], "keep_checkpoints", must, "a search", hint)
     if adaptive and values.get("claims") and values.get("exploratory") is not True:
         hint = (
             "adaptive sampling and early stopping bias a comparison: use grid or random, or exploratory: true"

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from bnsweep.sweep.files import digest_file, encode_json, read_json, replace_bytes, scratch_file, sync_folder
+from bnsweep.sweep.files import digest_file, encode_json, move_file, read_json, replace_bytes, scratch_file
+from bnsweep.sweep.places import Place
 from bnsweep.sweep.records import SCHEMA, check_schema
 
-__all__ = ["KEPT", "load_newest", "save"]
+__all__ = ["KEPT", "load_newest", "remove", "save"]
 
 KEPT = 2
 """Checkpoints kept of a pack: the newest, and one to fall back to."""
 
 
-def save(folder: Path, scratch: Path, step: int, write: Callable[[BinaryIO], object]) -> None:
+def save(folder: Place, scratch: Place, step: int, write: Callable[[BinaryIO], object]) -> None:
     """Commit a checkpoint, then delete what is older than the newest two.
 
     Args:
@@ -42,16 +42,15 @@ def save(folder: Path, scratch: Path, step: int, write: Callable[[BinaryIO], obj
         digest = digest_file(path)
         size = path.stat().st_size
         data = folder / f"checkpoint.{step}.{digest[:8]}.bin"
-        path.replace(data)
-        sync_folder(folder)
+        move_file(path, data)
     manifest = {"schema": SCHEMA, "step": step, "file": data.name, "bytes": size, "sha256": digest}
     replace_bytes(folder / f"checkpoint.{step}.json", encode_json(manifest), scratch)
     _prune(folder)
 
 
-def _manifests(folder: Path) -> list[tuple[int, Path]]:
+def _manifests(folder: Place) -> list[tuple[int, Place]]:
     """Return steps and manifests, newest first."""
-    found = []
+    found: list[tuple[int, Place]] = []
     for path in folder.glob("checkpoint.*.json"):
         step = path.name.split(".")[1]
         if step.isdigit():
@@ -59,7 +58,7 @@ def _manifests(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found, reverse=True)
 
 
-def _prune(folder: Path) -> None:
+def _prune(folder: Place) -> None:
     """Delete old manifests before their data, and data that no manifest of ours names."""
     kept = set()
     for index, (_, path) in enumerate(_manifests(folder)):
@@ -68,14 +67,16 @@ def _prune(folder: Path) -> None:
             continue
         try:
             kept.add(str(read_json(path)["file"]))
-        except (ValueError, KeyError, OSError):
+        except (ValueError, KeyError, FileNotFoundError):
             continue
+        except OSError:
+            return  # what cannot be read now may name data that is whole
     for data in folder.glob("checkpoint.*.bin"):
         if data.name not in kept:
             data.unlink(missing_ok=True)
 
 
-def load_newest(folder: Path, reject: Callable[[list[Path], str], None]) -> tuple[int, bytes] | None:
+def load_newest(folder: Place, reject: Callable[[list[Place], str], None]) -> tuple[int, bytes] | None:
     """Return the newest checkpoint that verifies.
 
     Args:
@@ -89,7 +90,7 @@ def load_newest(folder: Path, reject: Callable[[list[Path], str], None]) -> tupl
         LedgerError: If a newer version of bnsweep wrote it.
     """
     for step, path in _manifests(folder):
-        files = [path]
+        files: list[Place] = [path]
         try:
             manifest = read_json(path)
             check_schema(manifest, path)
@@ -103,7 +104,15 @@ def load_newest(folder: Path, reject: Callable[[list[Path], str], None]) -> tupl
     return None
 
 
-def _data_file(folder: Path, step: int, manifest: dict[str, Any]) -> Path:
+def remove(folder: Place) -> None:
+    """Delete every checkpoint in a folder, manifests first."""
+    for _, path in _manifests(folder):
+        path.unlink(missing_ok=True)
+    for data in folder.glob("checkpoint.*.bin"):
+        data.unlink(missing_ok=True)
+
+
+def _data_file(folder: Place, step: int, manifest: dict[str, Any]) -> Place:
     name = manifest["file"]
     if manifest["step"] != step or not isinstance(name, str):
         raise ValueError("its manifest names another step")
@@ -112,7 +121,7 @@ def _data_file(folder: Path, step: int, manifest: dict[str, Any]) -> Path:
     return folder / name
 
 
-def _verified(data: Path, manifest: dict[str, Any]) -> bytes:
+def _verified(data: Place, manifest: dict[str, Any]) -> bytes:
     import hashlib
 
     content = data.read_bytes()

@@ -6,12 +6,12 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Self
 
-from bnsweep.errors import LedgerError
-from bnsweep.sweep.files import clean_scratch, encode_json, link_bytes, read_json, replace_bytes, scratch_file
-from bnsweep.sweep.lease import EXPIRY_SECONDS, RENEW_SECONDS, Lease
+from bnsweep.errors import LedgerError, StorageError
+from bnsweep.sweep.files import clean_scratch, encode_json, link_bytes, read_json, scratch_file
+from bnsweep.sweep.lease import EXPIRY_SECONDS, RENEW_SECONDS, Holder, Lease
+from bnsweep.sweep.places import ObjectPath, Place, place
 from bnsweep.sweep.records import SCHEMA, check_schema, now
 
 __all__ = ["NAME", "SweepFolder", "unreadable"]
@@ -22,23 +22,41 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _MARKER = "ledger.json"
 
 
-def unreadable(path: Path, error: OSError) -> LedgerError:
+def unreadable(path: Place, error: OSError) -> LedgerError:
     """Say that a file could not be read now: no reason to mistrust what stands in it."""
+    if isinstance(error, LedgerError):
+        return error
     return LedgerError(
         f"The ledger's files must be readable, but {path} is not: {error.strerror or error}. Nothing was "
         "changed; mend the cause and try again."
     )
 
 
-def _foreign(root: Path) -> str:
+def _foreign(root: Place) -> str:
     return (
         f"The results folder must be empty or a ledger of bnsweep, but {root} holds other files "
         f"and no {_MARKER}. Nothing was changed; choose another storage folder or sweep name."
     )
 
 
+def check_conditional_writes(root: Place) -> None:
+    """Refuse a store that lets two writers believe that each was the first; a folder is none.
+
+    Raises:
+        LedgerError: If the store at ``root`` overwrites an object that must not be there.
+    """
+    if isinstance(root, ObjectPath):
+        probe = root / "tmp" / "probe"  # never deleted, so that one request is enough from the second time on
+        if probe.create(b"") and probe.create(b""):
+            raise LedgerError(
+                f"The store of {root} must honour If-None-Match, so that of two writers one wins, but it "
+                "wrote one object twice. Use Amazon S3, MinIO or another store with conditional writes, or "
+                "a folder."
+            )
+
+
 class SweepFolder:
-    """A folder that holds a ledger's marker.
+    """A folder, or a prefix of a store, that holds a ledger's marker.
 
     Attributes:
         root: The folder.
@@ -46,13 +64,13 @@ class SweepFolder:
         warnings: What was found damaged since the ledger was opened, one sentence each.
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Place | str) -> None:
         """Use the existing ledger at ``root``.
 
         Raises:
             LedgerError: If there is none, or it is not one that this version can use.
         """
-        self.root = Path(root)
+        self.root = place(root)
         self.warnings: list[str] = []
         self._lease: Lease | None = None
         self.name = self._read_marker()
@@ -62,29 +80,25 @@ class SweepFolder:
         return {**self.__dict__, "_lease": None}
 
     @classmethod
-    def open(cls, storage: str | Path, name: str, create: bool = False) -> Self:
+    def open(cls, storage: str | Place, name: str, create: bool = False) -> Self:
         """Open the ledger of sweep ``name`` in the folder ``storage``.
 
         Args:
-            storage: Folder that holds the ledgers of several sweeps.
+            storage: Folder, or ``s3://bucket/prefix``, that holds the ledgers of several sweeps.
             name: The sweep's name: lower-case letters, digits and hyphens.
             create: Whether to make it where it is absent, and insist that it can be written.
 
         Raises:
             LedgerError: If the place cannot be a folder of ours, is not one, or cannot be written.
         """
-        if "://" in str(storage):
-            raise LedgerError(
-                f"storage must be a folder, but found {storage}: s3 and other remote stores are not "
-                "supported yet. Name a folder that driver and workers share, such as results."
-            )
         if not NAME.fullmatch(name):
             raise LedgerError(
                 f"A sweep's name must match {NAME.pattern}, but found {name!r}. Use lower-case letters, "
                 "digits and hyphens."
             )
-        root = Path(storage).expanduser() / name
+        root = place(storage) / name
         if create:
+            check_conditional_writes(root)
             cls._create(root, name)
         ledger = cls(root)
         if create:
@@ -93,13 +107,17 @@ class SweepFolder:
         return ledger
 
     @staticmethod
-    def check_place(root: Path) -> None:
+    def check_place(root: Place) -> None:
         """Check, without writing, that a new ledger could be made at ``root``.
 
         Raises:
             LedgerError: If something else is there, or nothing could be written there.
         """
-        existing = next(place for place in (root, *root.absolute().parents) if place.exists())
+        if isinstance(root, ObjectPath):
+            if any(path.name != "tmp" for path in root.iterdir()):
+                raise LedgerError(_foreign(root))
+            return
+        existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise LedgerError(
                 f"The results folder must be a folder that can be written, but {existing} is none. Choose "
@@ -109,10 +127,13 @@ class SweepFolder:
             raise LedgerError(_foreign(root))
 
     @classmethod
-    def _create(cls, root: Path, name: str) -> None:
+    def _create(cls, root: Place, name: str) -> None:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            foreign = not (root / _MARKER).exists() and any(path.name != "tmp" for path in root.iterdir())
+            known = (root / _MARKER).is_file()
+            foreign = not known and any(path.name not in ("tmp", _MARKER) for path in root.iterdir())
+        except StorageError:
+            raise
         except OSError as error:
             raise LedgerError(
                 f"The results folder must be a folder that can be written, but {root} cannot be made: "
@@ -120,7 +141,7 @@ class SweepFolder:
             ) from error
         if foreign:
             raise LedgerError(_foreign(root))
-        if not (root / _MARKER).exists():
+        if not known:
             link_bytes(root / _MARKER, encode_json({"schema": SCHEMA, "name": name}), root / "tmp")
 
     def _read_marker(self) -> str:
@@ -128,12 +149,16 @@ class SweepFolder:
         try:
             marker = read_json(path)
             check_schema(marker, path)
-            return str(marker["name"])
+            if not isinstance(marker["name"], str) or not NAME.fullmatch(marker["name"]):
+                raise ValueError(f"its name must match {NAME.pattern}, but is {marker['name']!r:.80}")
+            return marker["name"]
         except (FileNotFoundError, NotADirectoryError) as error:
             raise LedgerError(
                 f"A sweep's folder must hold {_MARKER}, but {self.root} has none: no sweep was run there. "
                 "Check the name and the storage folder."
             ) from error
+        except StorageError:
+            raise
         except (ValueError, KeyError, OSError) as error:
             raise LedgerError(
                 f"{path} must be the marker of a ledger, but it cannot be read: {error}. Restore it from a "
@@ -157,6 +182,7 @@ class SweepFolder:
         Raises:
             LedgerBusyError: If another process holds it, or has taken over; the message says which.
         """
+        check_conditional_writes(self.root)
         lease = Lease(self.root, self.name, renew, expiry)
         lease.take(wait)
         self._lease = lease
@@ -168,12 +194,23 @@ class SweepFolder:
             if lease.lost:
                 lease.check()
 
+    @property
+    def epoch(self) -> int:
+        """The epoch of the lease that this process holds; 0 where it holds none."""
+        return self._lease.epoch if self._lease else 0
+
+    def holder(self) -> Holder | None:
+        """Return who has the sweep, or had it last; ``None`` where nobody ever had."""
+        return Lease(self.root, self.name).look()
+
     def _fence(self) -> None:
         """Refuse to write for a driver whose lease another one has taken over; workers hold none."""
         if self._lease is not None:
             self._lease.check()
 
     def _check_writable(self) -> None:
+        if isinstance(self.root, ObjectPath):
+            return  # the marker and the conditional writes before it say so
         for folder in ("trials", "packs", "tracking"):
             path = self.root / folder
             try:
@@ -192,10 +229,10 @@ class SweepFolder:
             file.write(b"probe")
 
     @property
-    def _scratch(self) -> Path:
+    def _scratch(self) -> Place:
         return self.root / "tmp"
 
-    def _make(self, folder: Path) -> Path:
+    def _make(self, folder: Place) -> Place:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -210,20 +247,21 @@ class SweepFolder:
             )
         return folder
 
-    def _reject(self, paths: Sequence[Path], what: str, reason: str) -> None:
+    def _reject(self, paths: Sequence[Place], what: str, reason: str) -> None:
         """Move damaged files to ``quarantine/`` with the reason, and warn."""
-        place = what.replace(" ", "-")
-        number = 1
+        content = encode_json({"what": what, "reason": reason, "found_at": now()})
+        number = 0
         try:
-            while (self.root / "quarantine" / f"{place}.{number}").exists():
+            while True:
                 number += 1
-            folder = self._make(self.root / "quarantine" / f"{place}.{number}")
+                name = f"quarantine/{what.replace(' ', '-')}.{number}"
+                folder = self._make(self.root / name)
+                if link_bytes(folder / "reason.json", content, self._scratch):
+                    break
             for path in paths:
                 if path.exists() or path.is_symlink():
-                    path.rename(folder / path.name)
-            content = {"what": what, "reason": reason, "found_at": now()}
-            replace_bytes(folder / "reason.json", encode_json(content), self._scratch)
-            moved = f"it was moved to {folder.relative_to(self.root)}"
+                    path.rename(folder / path.name)  # type: ignore[arg-type]
+            moved = f"it was moved to {name}"
         except (OSError, LedgerError) as error:
             moved = f"it could not be moved aside ({error})"
         self.warnings.append(f"In {self.root}, {what} is damaged and does not count: {reason}; {moved}.")

@@ -45,7 +45,8 @@ class Forecast:
         seconds: Wall time of training, from the first step to the last record; ``None`` where a
             signature was not measured.
         worker_bytes: Resident memory of one worker at its highest; ``None`` likewise.
-        ledger_bytes: What the trials' records and curves take on disk; ``None`` likewise.
+        ledger_bytes: What the trials' records and curves take on disk, and what is kept beside them;
+            ``None`` likewise.
     """
 
     packs: Sequence[Pack]
@@ -68,6 +69,7 @@ class Measured:
         pack_size: Most members of a pack where the user says so.
         kernel: How packs are computed where the user says so.
         stackable: Whether a trial can share a pack with others.
+        kept: What is kept of a finished trial: ``state_bytes``, ``weight_bytes``.
     """
 
     def __init__(
@@ -77,7 +79,9 @@ class Measured:
         pack_size: int | None = None,
         kernel: str | None = None,
         stackable: Callable[[TrialConfig], bool] = lambda _: True,
+        kept: Sequence[str] = (),
     ) -> None:
+        self._kept = kept
         self._calibration, self._known = calibration, dict[str, Mapping[str, Any] | None]()
         self._pack_size, self._kernel, self._stackable = pack_size, kernel, stackable
 
@@ -85,6 +89,11 @@ class Measured:
     def decided(self) -> bool:
         """Whether the user's file decides everything that a calibration would."""
         return self._pack_size is not None and self._kernel is not None
+
+    @property
+    def limit(self) -> int | None:
+        """The most members of a pack where the user says so."""
+        return self._pack_size
 
     def of(self, trial: TrialConfig) -> Mapping[str, Any] | None:
         """Return what is stored of a trial's signature, or ``None``."""
@@ -140,12 +149,12 @@ class Measured:
         for pack in packs:
             first = by_id[pack.members[0]]
             found, each = self.of(first), self.pack_seconds(first, len(pack.members))
-            if found is None or each is None:
+            if found is None or each is None or not found.keys() >= set(self._kept):
                 return Forecast(packs, workers, None, None, None)
             seconds = max(seconds, ends[0] + each)
             heapq.heapreplace(ends, ends[0] + each)
             peak = max(peak, int(found["process_bytes"]))
-            disk += len(pack.members) * int(found["trial_bytes"])
+            disk += len(pack.members) * sum(int(found[name]) for name in ("trial_bytes", *self._kept))
         return Forecast(packs, workers, seconds, peak, disk)
 
 

@@ -123,8 +123,13 @@ TOP_KEYS: dict[str, Key] = {
     ),
     "deterministic": Key("flag", "Suggestions of a search must not depend on timing.", default=False),
     "exploratory": Key("flag", "Mark the findings exploratory.", default=False),
-    "keep_checkpoints": Key("flag", "Keep final checkpoints, so that steps can be raised.", default=False),
-    "save_weights": Key("choice", "Log the final weights as an artifact.", "none", choices=("none", "final")),
+    "keep_checkpoints": Key(
+        "flag", "Keep what a trial ended with, so that one with more steps goes on from there.", default=False
+    ),
+    "save_weights": Key(
+        "choice", "Store the final weights of each trial, and log them to MLflow.", "none",
+        choices=("none", "final"),
+    ),
 }  # fmt: skip
 """Top-level keys that take a single value."""
 

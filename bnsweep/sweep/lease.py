@@ -1,14 +1,15 @@
 """The lease on a sweep: which process may run it, and how another one takes over from a dead one.
 
 A lease is a file ``lease/<epoch>.json``; the highest epoch holds. It is made by ``os.link``, which is
-atomic on disks and NFS, so that of several challengers one wins; its holder alone rewrites it, with a
-counter that grows. A challenger that has seen the counter stand still for ``expiry`` seconds of its own
-monotonic clock makes the next epoch; no two clocks are compared. A holder that finds a higher epoch has
-lost the sweep, and stops.
+atomic on disks and NFS, or by a conditional write to a store, so that of several challengers one wins;
+its holder alone rewrites it, with a counter that grows. A challenger that has seen the counter stand
+still for ``expiry`` seconds of its own monotonic clock makes the next epoch; no two clocks are compared.
+A holder that finds a higher epoch has lost the sweep, and stops.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -16,13 +17,15 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bnsweep.errors import LedgerBusyError, LedgerError
-from bnsweep.sweep.files import encode_json, link_bytes, read_json, replace_bytes
+from bnsweep.sweep.files import encode_json, link_bytes, names_in, read_json, replace_bytes
+from bnsweep.sweep.places import Place
 
-__all__ = ["EXPIRY_SECONDS", "RENEW_SECONDS", "Lease"]
+__all__ = ["EXPIRY_SECONDS", "RENEW_SECONDS", "Holder", "Lease"]
 
 RENEW_SECONDS = 5.0
 """How often a holder moves its counter."""
@@ -31,6 +34,28 @@ EXPIRY_SECONDS = 30.0
 """How long a counter must stand still before another process takes over."""
 
 _NAME = re.compile(r"([0-9]{8})\.json")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has a sweep, as far as its lease tells without waiting.
+
+    Attributes:
+        epoch: Number of the lease.
+        host: Its machine.
+        process: Its process id; 0 where that is not known.
+        state: ``alive``; ``silent`` where it has not been heard of for the time of expiry, by the wall
+            clock; ``dead`` where its process has ended without a word; ``released``.
+        taken_at: When it took the lease, in seconds since 1970; 0 where that is not known.
+        heard_at: When it was last heard of, by its own clock.
+    """
+
+    epoch: int
+    host: str
+    process: int
+    state: str
+    taken_at: float
+    heard_at: float
 
 
 class Lease:
@@ -44,7 +69,7 @@ class Lease:
     """
 
     def __init__(
-        self, root: Path, name: str, renew: float = RENEW_SECONDS, expiry: float = EXPIRY_SECONDS
+        self, root: Place, name: str, renew: float = RENEW_SECONDS, expiry: float = EXPIRY_SECONDS
     ) -> None:
         self._folder, self._scratch, self._name = root / "lease", root / "tmp", name
         self._renew, self._expiry = renew, expiry
@@ -89,6 +114,32 @@ class Lease:
         self._interrupts = threading.current_thread() is threading.main_thread()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that this process holds, or tried to; 0 before."""
+        return self._epoch
+
+    def look(self) -> Holder | None:
+        """Return who has the sweep, or had it last, without a wait; ``None`` where nobody ever had."""
+        epoch, holder = self._highest()
+        if not epoch:
+            return None
+        if holder.get("released"):
+            state = "released"
+        elif _is_dead(holder):
+            state = "dead"
+        else:
+            state = "alive" if self._heard_of(holder) else "silent"
+        process = holder.get("process")
+        return Holder(
+            epoch,
+            str(holder.get("host", "")),
+            process if isinstance(process, int) else 0,
+            state,
+            _seconds(holder.get("taken_at")),
+            _seconds(holder.get("renewed_at")),
+        )
 
     def check(self) -> None:
         """Raise if another process has taken over.
@@ -145,7 +196,8 @@ class Lease:
                 self._write({"counter": self._content["counter"] + 1, "renewed_at": time.time()})
             except LedgerBusyError:
                 if self._interrupts and not self._ended.is_set():
-                    os.kill(os.getpid(), signal.SIGINT)
+                    # to that thread: another one may be chosen, and would leave it asleep
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
             except LedgerError:
                 continue  # a full disk: the counter stands still, and the run fails by itself or goes on
@@ -154,12 +206,11 @@ class Lease:
         self._content |= changes
         replace_bytes(self._path(self._epoch), encode_json(self._content), self._scratch)
 
-    def _path(self, epoch: int) -> Path:
+    def _path(self, epoch: int) -> Place:
         return self._folder / f"{epoch:08d}.json"
 
     def _epochs(self) -> list[int]:
-        names = os.listdir(self._folder) if self._folder.is_dir() else []
-        return [int(found[1]) for found in map(_NAME.fullmatch, names) if found]
+        return [int(found[1]) for found in map(_NAME.fullmatch, names_in(self._folder)) if found]
 
     def _highest(self) -> tuple[int, dict[str, Any]]:
         """Return the highest epoch and its holder, which is empty where the file cannot be read."""
@@ -182,6 +233,10 @@ class Lease:
             f"Sweep {self._name} must be run by one process at a time, but {who}{age} {does}. Wait for it, "
             "or stop it; bnsweep status shows how far it is."
         )
+
+
+def _seconds(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
 
 def _machine() -> str:

@@ -1,9 +1,10 @@
 """The ledger: the folder of files that says which trials of a sweep are done.
 
 It is the only truth: everything else (MLflow, reports, Ray Tune's memory) can be thrown away and
-made again from it. Records are immutable and committed in one step; what is torn or foreign is moved
-to ``quarantine/`` with the reason, never trusted. Files name each other by relative paths, so that the
-folder can be moved. This module is the only one that knows where things lie.
+made again from it. The folder is one on a disk, or a prefix in an S3 bucket. Records are immutable and
+committed in one step; what is torn or foreign is moved to ``quarantine/`` with the reason, never
+trusted. Files name each other by relative paths, so that the folder can be moved. This module is the
+only one that knows where things lie.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnsweep.errors import LedgerError
+from bnsweep.errors import LedgerError, StorageError
 from bnsweep.sweep.curves import (
     decode_table,
     encode_curves,
@@ -27,11 +28,14 @@ from bnsweep.sweep.curves import (
     same_values,
     stack_tables,
 )
-from bnsweep.sweep.files import encode_json, link_bytes, read_json, replace_bytes
+from bnsweep.sweep.files import encode_json, link_bytes, names_in, read_each, read_json, replace_bytes
 from bnsweep.sweep.folder import unreadable
-from bnsweep.sweep.pack_folders import PackFolders
+from bnsweep.sweep.kept_files import KeptFiles
+from bnsweep.sweep.object_store import in_parallel
+from bnsweep.sweep.places import ObjectPath, Place, local_state, version
 from bnsweep.sweep.records import SCHEMA, PlannedTrial, Record, check_schema, check_trial_id, now
 from bnsweep.sweep.search_log import SearchLog
+from bnsweep.sweep.stored_trials import StoredTrials
 from bnsweep.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -46,10 +50,10 @@ once would hold every reading of the sweep."""
 _IS_TRIAL = re.compile(r"[0-9a-f]{16}").fullmatch
 
 
-class Ledger(PackFolders):
+class Ledger(KeptFiles):
     """One sweep's folder; make one with :meth:`open`."""
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Place | str) -> None:
         """Use the existing ledger at ``root``.
 
         Raises:
@@ -57,18 +61,21 @@ class Ledger(PackFolders):
         """
         super().__init__(root)
         self._done: set[str] = set()
+        self._stored = StoredTrials(self.root) if isinstance(self.root, ObjectPath) else None
 
     # -- the sweep -------------------------------------------------------------------------------
 
     @property
-    def report_dir(self) -> Path:
+    def report_dir(self) -> Place:
         """Where ``bnsweep report`` writes."""
         return self.root / "report"
 
     @property
     def tracking_dir(self) -> Path:
-        """Where the mirror remembers which MLflow run is which trial."""
-        return self.root / "tracking"
+        """Where the mirror remembers which MLflow run is which trial, and writes its log: on this machine."""
+        if isinstance(self.root, Path):
+            return self.root / "tracking"
+        return local_state(self.root) / "tracking"
 
     def request_stop(self) -> None:
         """Ask whoever runs the sweep to stop."""
@@ -77,11 +84,30 @@ class Ledger(PackFolders):
     @property
     def stop_requested(self) -> bool:
         """Whether somebody asked for a stop that nobody has heeded yet."""
-        return (self.root / "stop.json").exists()
+        return (self.root / "stop.json").is_file()
 
     def clear_stop(self) -> None:
         """Take back a request to stop, or say that it was heeded."""
         (self.root / "stop.json").unlink(missing_ok=True)
+
+    def write_progress(self, content: Mapping[str, Any]) -> None:
+        """Tell where a run stands: for people, and never the truth.
+
+        Raises:
+            LedgerError: If the disk refuses.
+        """
+        replace_bytes(self.root / "progress.json", encode_json({"schema": SCHEMA, **content}), self._scratch)
+
+    def progress(self) -> dict[str, Any]:
+        """Return what the last run told of itself; empty where it told nothing that can be read."""
+        try:
+            content = read_json(self.root / "progress.json")
+            check_schema(content, "progress.json")
+            return content
+        except StorageError:
+            raise
+        except (ValueError, OSError, LedgerError):
+            return {}
 
     def write_sweep(self, text: str, plan: Mapping[str, Any]) -> bool:
         """Store the sweep file as submitted, and its plan; an earlier, different one is kept.
@@ -119,12 +145,12 @@ class Ledger(PackFolders):
 
     def plan_version(self) -> tuple[int, int]:
         """Return what differs whenever the stored plan has changed."""
-        return (self.root / "plan.json").stat().st_mtime_ns, self.search_log.length
+        return version(self.root / "plan.json"), self.search_log.length
 
     def sweep_text(self) -> str | None:
         """Return the sweep file as last submitted."""
         path = self.root / "sweep.yaml"
-        return path.read_text() if path.exists() else None
+        return path.read_text() if path.is_file() else None
 
     def plan(self) -> dict[str, Any]:
         """Return the stored plan as plain data; that of a search grows with its suggestions.
@@ -139,6 +165,8 @@ class Ledger(PackFolders):
             if content.get("search"):
                 content["trials"] = _each_once([*content["trials"], *self.search_log.planned()])
             return content
+        except StorageError:
+            raise
         except (ValueError, OSError) as error:
             raise LedgerError(
                 f"The ledger must hold a plan, but {path} cannot be read: {error}. Run the sweep file again: "
@@ -171,7 +199,7 @@ class Ledger(PackFolders):
 
     # -- trials ----------------------------------------------------------------------------------
 
-    def _trial(self, trial_id: str) -> Path:
+    def _trial(self, trial_id: str) -> Place:
         return self.root / "trials" / check_trial_id(trial_id)
 
     def write_record(self, record: Record, curves: Iterable[Sequence[Any]]) -> bool:
@@ -190,7 +218,7 @@ class Ledger(PackFolders):
         """
         record.check()
         folder = self._trial(record.trial_id)
-        if (folder / "record.json").exists():
+        if (folder / "record.json").is_file():
             return False
         content = encode_curves(curves)
         self._make(folder)
@@ -205,6 +233,12 @@ class Ledger(PackFolders):
         done = replace(record, curves_sha256=digest, curves_bytes=len(content))
         return link_bytes(folder / "record.json", encode_json(done.to_dict()), self._scratch)
 
+    def write_records(self, finished: Iterable[tuple[Record, Iterable[Sequence[Any]]]]) -> None:
+        """Commit many finished trials: into a store, several at once; see :meth:`write_record`."""
+        in_turn = map if self._stored is None else in_parallel
+        for _ in in_turn(lambda item: self.write_record(*item), finished):
+            pass
+
     def record(self, trial_id: str) -> Record | None:
         """Return a trial's record, or ``None`` where it is pending; a torn one is moved aside.
 
@@ -212,53 +246,73 @@ class Ledger(PackFolders):
             LedgerError: If a newer version of bnsweep wrote it.
         """
         folder = f"{self.root}/trials/{check_trial_id(trial_id)}"  # text: 10 000 of these are read at once
-        try:
+        there = os.path.isfile if self._stored is None else self._stored.is_file
+        for look in (1, 2):
+            try:
+                return self._read_record(folder, trial_id)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if not there(f"{folder}/record.json"):
+                    return None
+                reason = f"its curves are absent ({error.strerror})"
+            except ValueError as error:
+                reason = str(error)
+            except OSError as error:
+                raise unreadable(self._trial(trial_id), error) from error
+            if (
+                look == 1
+            ):  # a file system shared by machines may show a file of before: look at the folder anew
+                names_in(self._trial(trial_id))
+        self._reject_trial(trial_id, reason)
+        return None
+
+    def _read_record(self, folder: str, trial_id: str) -> Record:
+        """Return a trial's record if it is whole and goes with its curves."""
+        if self._stored is None:
             record = Record.from_dict(read_json(f"{folder}/record.json"))
-            if record.trial_id != trial_id:
-                raise ValueError(f"it is the record of {record.trial_id}")
-            found = os.stat(f"{folder}/curves.parquet").st_size
-            if found != record.curves_bytes:
-                raise ValueError(f"its curves must have {record.curves_bytes} bytes, but have {found}")
-        except (FileNotFoundError, NotADirectoryError) as error:
-            if os.path.exists(f"{folder}/record.json"):
-                self._reject_trial(trial_id, f"its curves are absent ({error.strerror})")
-            return None
-        except ValueError as error:
-            self._reject_trial(trial_id, str(error))
-            return None
-        except OSError as error:
-            raise unreadable(Path(folder), error) from error
+        else:
+            record = self._stored.record(trial_id)
+        if record.trial_id != trial_id:
+            raise ValueError(f"it is the record of {record.trial_id}")
+        path = f"{folder}/curves.parquet"
+        found = os.stat(path).st_size if self._stored is None else self._stored.size(path)
+        if found != record.curves_bytes:
+            raise ValueError(f"its curves must have {record.curves_bytes} bytes, but have {found}")
         return record
 
     def trial_ids(self) -> list[str]:
         """Return the ids of all trials of which there is a folder, sorted."""
-        folder = self.root / "trials"
-        names = os.listdir(folder) if folder.is_dir() else []
-        return sorted(filter(_IS_TRIAL, names))
+        return sorted(filter(_IS_TRIAL, names_in(self.root / "trials")))
 
     def records(self, trial_ids: Iterable[str] | None = None) -> Iterator[Record]:
         """Return the records of finished trials, of all or of those named, in order of id or as named."""
-        for trial_id in self.trial_ids() if trial_ids is None else trial_ids:
-            record = self.record(trial_id)
+        yield from self._records(trial_ids)
+
+    def _records(self, trial_ids: Iterable[str] | None = None, but: Container[str] = ()) -> Iterator[Record]:
+        """Return the records of :meth:`records` but of the trials in ``but``."""
+        found: Iterable[tuple[str, Record | None]]
+        if self._stored is not None:
+            found = self._stored.records(trial_ids, but)
+        else:
+            ids = self.trial_ids() if trial_ids is None else trial_ids
+            found = ((trial_id, None) for trial_id in ids if trial_id not in but)
+        for trial_id, known in found:
+            record = known or self.record(trial_id)
             if record is not None:
                 yield record
 
     def done(self) -> set[str]:
         """Return the ids of the trials with a whole record; a call after the first reads new ones only."""
-        for trial_id in self.trial_ids():
-            if trial_id not in self._done and self.record(trial_id) is not None:
-                self._done.add(trial_id)
+        for record in self._records(but=self._done):
+            self._done.add(record.trial_id)
         return set(self._done)
 
-    def _curve_bytes(self, record: Record) -> bytes | None:
-        """Return a trial's verified curve file; a damaged one makes the trial pending."""
-        try:
-            content = (self._trial(record.trial_id) / "curves.parquet").read_bytes()
-        except FileNotFoundError:
+    def _curve_bytes(self, record: Record, content: bytes | OSError) -> bytes | None:
+        """Return a trial's curve file if it verifies; a damaged one makes the trial pending."""
+        if isinstance(content, FileNotFoundError):
             self._reject_trial(record.trial_id, "its curves are absent")
             return None
-        except OSError as error:
-            raise unreadable(self._trial(record.trial_id), error) from error
+        if isinstance(content, OSError):
+            raise unreadable(self._trial(record.trial_id), content) from content
         if hashlib.sha256(content).hexdigest() != record.curves_sha256:
             self._reject_trial(record.trial_id, "the SHA-256 of its curves differs from the record's")
             return None
@@ -275,11 +329,17 @@ class Ledger(PackFolders):
 
     def curves_of(self, record: Record) -> pyarrow.Table | None:
         """Return the readings of a record that was just read; see :meth:`curves`."""
-        content = self._curve_bytes(record)
+        ((_, content),) = self._all_curve_bytes([record])
         return None if content is None else decode_table(content)
 
-    def curve_file(self, trial_id: str) -> Path:
-        """Return where a trial's curves lie, for programs that take a path."""
+    def _all_curve_bytes(self, records: Sequence[Record]) -> Iterator[tuple[str, bytes | None]]:
+        """Return the verified curve file of each record; see :meth:`_curve_bytes`."""
+        paths = [self._trial(record.trial_id) / "curves.parquet" for record in records]
+        for record, content in zip(records, read_each(paths), strict=True):
+            yield record.trial_id, self._curve_bytes(record, content)
+
+    def curve_file(self, trial_id: str) -> Place:
+        """Return where a trial's curves lie."""
         return self._trial(trial_id) / "curves.parquet"
 
     def read_all_curves(
@@ -298,7 +358,7 @@ class Ledger(PackFolders):
         parts = [join_tables({})]
         records = self.records(trial_ids)
         while some := list(islice(records, _JOINED)):
-            found = ((record.trial_id, self._curve_bytes(record)) for record in some)
+            found = self._all_curve_bytes(some)
             tables = {trial_id: decode_table(content) for trial_id, content in found if content is not None}
             part = join_tables(tables)
             parts.append(part if names is None else keep_names(part, names))
@@ -329,12 +389,16 @@ class Ledger(PackFolders):
         for path in self._trial(trial_id).glob("failure.*.json"):
             try:
                 found.append((int(path.name.split(".")[1]), read_json(path)))
+            except StorageError:
+                raise
             except (ValueError, OSError) as error:
                 self.warnings.append(f"{path} was left out: {error}")
         return [content for _, content in sorted(found, key=lambda pair: pair[0])]
 
     def failed(self) -> dict[str, int]:
         """Return the number of failed attempts of each trial that has some and no record."""
+        if self._stored is not None:
+            return self._stored.failed()
         counts = {}
         for trial_id in self.trial_ids():
             folder = f"{self.root}/trials/{trial_id}"

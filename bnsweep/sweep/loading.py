@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 
 from bnsweep.sweep.agreement import check_agreement
 from bnsweep.sweep.keys import SECTIONS, TOP_KEYS, unknown_keys
-from bnsweep.sweep.nodes import Mistakes, Node, Table, from_object
+from bnsweep.sweep.nodes import Mistakes, Node, Scalar, Table, from_object
 from bnsweep.sweep.refusals import refuse
 from bnsweep.sweep.searching import check_search
 from bnsweep.sweep.sections import READERS, read_top
@@ -52,18 +53,25 @@ def load_spec(source: str | PathLike[str] | Mapping[str, Any]) -> SweepSpec:
     return load_text(read_text(Path(name), mistakes), name)
 
 
-def load_text(text: str, source: str = "") -> SweepSpec:
+def load_text(text: str, source: str = "", data_root: str | None = None) -> SweepSpec:
     """Read the text of a sweep file.
 
     Args:
         text: YAML.
         source: The file's name, for messages.
+        data_root: Folder of the data sets in place of the file's, where that names one.
 
     Raises:
         SpecError: As :func:`load_spec` does.
     """
     mistakes = Mistakes(source)
-    return _read(parse_text(text, mistakes), mistakes, text)
+    root = parse_text(text, mistakes)
+    if data_root and isinstance(root, Table):
+        node = root.entries.get("data_root")
+        if isinstance(node, Scalar):
+            node = replace(node, value=data_root, text=data_root)
+            root = replace(root, entries={**root.entries, "data_root": node})
+    return _read(root, mistakes, text)
 
 
 def _read(root: Node, mistakes: Mistakes, text: str) -> SweepSpec:

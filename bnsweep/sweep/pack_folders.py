@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from bnsweep.errors import LedgerError
+from bnsweep.errors import LedgerError, StorageError
 from bnsweep.sweep import checkpoints
 from bnsweep.sweep.curves import CurveRow, decode_table, encode_sealed, first_rows, rows_of
-from bnsweep.sweep.files import encode_json, link_bytes, read_json, remove_folder, replace_bytes
+from bnsweep.sweep.files import (
+    decode_json,
+    encode_json,
+    link_bytes,
+    names_in,
+    read_each,
+    read_json,
+    remove_folder,
+    replace_bytes,
+)
 from bnsweep.sweep.folder import NAME, SweepFolder, unreadable
+from bnsweep.sweep.object_store import in_parallel
+from bnsweep.sweep.places import ObjectPath, Place
 from bnsweep.sweep.records import SCHEMA, check_schema, check_trial_id
 
 __all__ = ["PackFolders"]
 
 
+_PACK = "pack.json"
+
+
 class PackFolders(SweepFolder):
     """The part of a ledger that holds unfinished packs: ``packs/<pack_id>/``."""
 
-    def pack_dir(self, pack_id: str) -> Path:
+    def pack_dir(self, pack_id: str) -> Place:
         """Return the folder of a pack.
 
         Raises:
@@ -40,9 +52,19 @@ class PackFolders(SweepFolder):
             LedgerBusyError: If another process has taken over the sweep.
         """
         self._fence()
+        return self._write_pack(pack_id, content)
+
+    def _write_pack(self, pack_id: str, content: Mapping[str, Any]) -> bool:
         folder = self._make(self.pack_dir(pack_id))
         encoded = encode_json({"schema": SCHEMA, **content})
-        return link_bytes(folder / "pack.json", encoded, self._scratch)
+        return link_bytes(folder / _PACK, encoded, self._scratch)
+
+    def write_packs(self, contents: Mapping[str, Mapping[str, Any]]) -> None:
+        """Open many packs: into a store, several at once; see :meth:`write_pack`."""
+        self._fence()
+        in_turn = in_parallel if isinstance(self.root, ObjectPath) else map
+        for _ in in_turn(lambda item: self._write_pack(*item), contents.items()):
+            pass
 
     def read_pack(self, pack_id: str) -> dict[str, Any]:
         """Return what :meth:`write_pack` stored.
@@ -50,10 +72,12 @@ class PackFolders(SweepFolder):
         Raises:
             LedgerError: If the pack is absent or damaged.
         """
-        path = self.pack_dir(pack_id) / "pack.json"
+        path = self.pack_dir(pack_id) / _PACK
         try:
             content = read_json(path)
             check_schema(content, path)
+        except StorageError:
+            raise
         except (ValueError, OSError) as error:
             raise LedgerError(
                 f"{path} must describe an open pack, but cannot be read: {error}. Run the sweep again."
@@ -63,29 +87,39 @@ class PackFolders(SweepFolder):
     def pack_ids(self) -> list[str]:
         """Return the ids of the packs that were opened and not closed, sorted, without reading them."""
         folder = self.root / "packs"
-        names = sorted(os.listdir(folder)) if folder.is_dir() else []
-        return [name for name in names if NAME.fullmatch(name) and self.has_pack(name)]
+        if isinstance(folder, ObjectPath):
+            names = [path.parent.name for path in folder.walk() if path == folder / path.parent.name / _PACK]
+            return sorted(filter(NAME.fullmatch, names))
+        return [name for name in sorted(names_in(folder)) if NAME.fullmatch(name) and self.has_pack(name)]
 
     def open_packs(self) -> dict[str, dict[str, Any]]:
         """Return the contents of every pack that was opened and not closed, by id, sorted."""
         packs = {}
-        for pack_id in self.pack_ids():
-            path = self.pack_dir(pack_id)
+        paths = [self.pack_dir(pack_id) / _PACK for pack_id in self.pack_ids()]
+        for path, text in zip(paths, read_each(paths), strict=True):
+            pack_id = path.parent.name
             try:
-                content = read_json(path / "pack.json")
-                check_schema(content, path / "pack.json")
-                packs[path.name] = content
+                content = decode_json(text)
+                check_schema(content, path)
+                packs[pack_id] = content
             except FileNotFoundError:
                 continue  # closed meanwhile
             except ValueError as error:
-                self._reject([path], f"pack {path.name}", str(error))
+                self._reject(self._whole(path), f"pack {pack_id}", str(error))
             except OSError as error:
-                raise unreadable(path / "pack.json", error) from error
+                raise unreadable(path, error) from error
         return packs
+
+    @staticmethod
+    def _whole(path: Place) -> list[Place]:
+        """Return what is moved aside with a damaged ``pack.json``: all of the pack."""
+        if isinstance(path, ObjectPath):
+            return [path, *(other for other in path.parent.walk() if other != path)]
+        return [path.parent]
 
     def has_pack(self, pack_id: str) -> bool:
         """Tell whether a pack is open."""
-        return (self.pack_dir(pack_id) / "pack.json").exists()
+        return (self.pack_dir(pack_id) / _PACK).is_file()
 
     def save_checkpoint(self, pack_id: str, step: int, write: Callable[[BinaryIO], object]) -> None:
         """Commit a checkpoint of a pack; the newest two are kept.
@@ -131,9 +165,9 @@ class PackFolders(SweepFolder):
         while not link_bytes(folder / f"readings.{n}.parquet", content, self._scratch):
             n += 1
 
-    def sealed_files(self, pack_id: str) -> list[tuple[int, Path]]:
+    def sealed_files(self, pack_id: str) -> list[tuple[int, Place]]:
         """Return the numbers and files of a pack's sealed readings, oldest first."""
-        found = []
+        found: list[tuple[int, Place]] = []
         for path in self.pack_dir(pack_id).glob("readings.*.parquet"):
             number = path.name.split(".")[1]
             if number.isdigit():
@@ -148,13 +182,14 @@ class PackFolders(SweepFolder):
             after: Leave out files numbered up to this.
         """
         rows: dict[str, list[CurveRow]] = {}
-        for number, path in self.sealed_files(pack_id):
-            if number <= after:
+        paths = [path for number, path in self.sealed_files(pack_id) if number > after]
+        for path, content in zip(paths, read_each(paths), strict=True):
+            if isinstance(content, FileNotFoundError):
                 continue
+            if isinstance(content, OSError):
+                raise unreadable(path, content) from content
             try:
-                table = decode_table(path.read_bytes(), ("trial_id", *CurveRow._fields))
-            except FileNotFoundError:
-                continue
+                table = decode_table(content, ("trial_id", *CurveRow._fields))
             except ValueError as error:
                 self._reject([path], f"sealed readings of pack {pack_id}", str(error))
                 continue
@@ -186,7 +221,7 @@ class PackFolders(SweepFolder):
             return None
         return content
 
-    def _calibration(self, signature: str, device: str) -> Path:
+    def _calibration(self, signature: str, device: str) -> Place:
         for name in (signature, device):
             if not NAME.fullmatch(name):
                 raise ValueError(f"signature and device must match {NAME.pattern}, but found {name!r}")
@@ -207,4 +242,4 @@ class PackFolders(SweepFolder):
 
     def close_pack(self, pack_id: str) -> None:
         """Remove a pack whose trials are all done, in one step."""
-        remove_folder(self.pack_dir(pack_id), self._scratch)
+        remove_folder(self.pack_dir(pack_id), self._scratch, first=_PACK)

@@ -172,8 +172,8 @@ def divide(content: Mapping[str, Any], *, alone: bool) -> list[tuple[Pack, dict[
             memory, and is halved.
 
     Returns:
-        The parts, each with what its ``pack.json`` has to hold. What has rungs is one condition, and
-        stays whole.
+        The parts, each with what its ``pack.json`` has to hold, where its members go on from included.
+        What has rungs is one condition, and stays whole.
     """
     count = len(content["members"])
     if alone and content.get("rungs"):
@@ -183,6 +183,8 @@ def divide(content: Mapping[str, Any], *, alone: bool) -> list[tuple[Pack, dict[
     for start in range(0, count, size):
         own = {name: content[name][start : start + size] for name in ("members", "trials", "labels")}
         pack = Pack.from_dict({**content, "members": own["members"]})
-        mark = {"alone": True} if alone else {}
+        mark: dict[str, Any] = {"alone": True} if alone else {}
+        if "starts" in content:
+            mark["starts"] = {member: content["starts"][member] for member in pack.members}
         parts.append((pack, {**pack.to_dict(), "trials": own["trials"], "labels": own["labels"], **mark}))
     return parts

@@ -86,7 +86,8 @@ class Record:
         norm_code: Hash of the file that a norm of the user's comes from; empty for the others.
         label: Name for people.
         attempts: One mapping an execution: ``started`` and ``ended`` as :func:`now` writes them,
-            ``host``, ``pack_id``, ``from_step``, ``to_step``.
+            ``host``, ``pack_id``, ``from_step``, ``to_step``; in the last one, how it was computed:
+            ``kernel``, and ``member`` of ``members``, its place in the pack.
         environment: Package versions, device, threads, and the like.
         data: Facts of the data set: ``classes``, ``train``, ``test``; where absent, those of the
             named data set.
@@ -94,6 +95,9 @@ class Record:
         curves_sha256: SHA-256 of ``curves.parquet``; filled in by the ledger.
         curves_bytes: Its size; filled in by the ledger.
         results_version: Version of the code's numbers.
+        continued_from: Id of the trial, equal in all but ``steps``, whose kept state this one began with;
+            empty where it began at step 0.
+        weights_sha256: SHA-256 of the stored final weights; empty where there are none.
     """
 
     trial_id: str
@@ -114,6 +118,8 @@ class Record:
     curves_sha256: str = ""
     curves_bytes: int = 0
     results_version: int = RESULTS_VERSION
+    continued_from: str = ""
+    weights_sha256: str = ""
 
     @classmethod
     def of(
@@ -154,7 +160,8 @@ class Record:
         return int(self.parameters["seed"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON, in which NaN and infinities are text."""
+        """Return plain data for JSON, in which NaN and infinities are text; what is empty is left out."""
+        optional = {"continued_from": self.continued_from, "weights_sha256": self.weights_sha256}
         return {
             "schema": SCHEMA,
             "trial_id": self.trial_id,
@@ -175,6 +182,7 @@ class Record:
             "written_at": self.written_at,
             "curves_sha256": self.curves_sha256,
             "curves_bytes": self.curves_bytes,
+            **{name: value for name, value in optional.items() if value},
         }
 
     @classmethod
@@ -206,6 +214,8 @@ class Record:
                 curves_sha256=str(content["curves_sha256"]),
                 curves_bytes=int(content["curves_bytes"]),
                 results_version=int(content["results_version"]),
+                continued_from=str(content.get("continued_from", "")),
+                weights_sha256=str(content.get("weights_sha256", "")),
             )
             record.check()
         except KeyError as error:
@@ -229,6 +239,8 @@ class Record:
             raise ValueError("diverged_step must be given for a diverged trial, and only for one")
         if self.last_finite_loss is not None and not math.isfinite(self.last_finite_loss):
             raise ValueError(f"last_finite_loss must be finite, but found {self.last_finite_loss}")
+        if self.continued_from:
+            check_trial_id(self.continued_from)
         if "seed" not in self.parameters:
             raise ValueError("parameters must hold seed")
 

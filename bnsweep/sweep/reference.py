@@ -22,7 +22,6 @@ from bnsweep.sweep.keys import (
 )
 from bnsweep.sweep.refusals import NOT_BUILT
 from bnsweep.sweep.spec import SETTINGS
-from bnsweep.sweep.values import NOT_BUILT_VALUES
 from bnsweep.trial import NAMES, PROBES, Parameter, ProbeOption
 
 __all__ = ["fill", "render"]
@@ -116,8 +115,6 @@ def _row(name: str, key: Key) -> tuple[str, ...]:
 
 def _refused() -> str:
     rows = [(f"`{refusal.key}`", refusal.must, refusal.reason) for refusal in NOT_BUILT]
-    for (parameter, value), reason in NOT_BUILT_VALUES.items():
-        rows.append((f"`parameters.{parameter}`", f"must not be {value}", reason))
     return _table(("key", "rule", "reason"), rows)
 
 

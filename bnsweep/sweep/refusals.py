@@ -40,20 +40,8 @@ NOT_BUILT: tuple[Refusal, ...] = (
         "search", lambda value: "warm_start" in value, "must be without warm_start",
         "starting from another search is not built yet: give both the same name and raise num_trials",
     ),
-    Refusal(
-        "keep_checkpoints", lambda value: value is True, "must be false or absent",
-        "going on from a finished trial is not built yet: a larger number of steps is a new trial",
-    ),
-    Refusal(
-        "save_weights", lambda value: value == "final", "must be none or absent",
-        "storing final weights is not built yet: curves and readings are stored",
-    ),
-    Refusal(
-        "storage", lambda value: value.startswith("s3://"), "must be a folder",
-        "s3 storage is not built yet: use a folder, or one that all machines share",
-    ),
 )  # fmt: skip
-"""Every refusal; see also ``NOT_BUILT_VALUES`` in ``values.py`` for values of parameters."""
+"""Every refusal."""
 
 
 def refuse(root: Table, values: Mapping[str, Any], mistakes: Mistakes) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bnsweep.errors import LedgerBusyError
-from bnsweep.sweep.files import encode_json, link_bytes, read_json
+from bnsweep.sweep.files import decode_json, encode_json, link_bytes, names_in, read_each
+from bnsweep.sweep.places import Place
 from bnsweep.sweep.records import SCHEMA, check_schema, now
 
 __all__ = ["SearchLog"]
@@ -33,7 +33,7 @@ class SearchLog:
     """
 
     def __init__(
-        self, folder: Path, scratch: Path, reject: Callable[[Sequence[Path], str, str], None]
+        self, folder: Place, scratch: Place, reject: Callable[[Sequence[Place], str, str], None]
     ) -> None:
         self.folder, self._scratch, self._reject = folder, scratch, reject
         self._events: list[dict[str, Any]] = []
@@ -48,19 +48,21 @@ class SearchLog:
         Events after one that is damaged or absent cannot be replayed: they are moved aside with it,
         and the search goes on from there. Finished trials are kept, as records of their own.
         """
-        while True:
-            path = self._path(len(self._events))
+        first = len(self._events)
+        listed = [number for number in self._numbers() if number >= first]
+        paths = [self._path(number) for number in range(first, first + len(listed))]
+        for path, content in zip(paths, read_each(paths), strict=True):
             try:
-                event = read_json(path)
+                event = decode_json(content)
                 check_schema(event, path)
                 self._events.append(event)
-            except FileNotFoundError:
-                break
+            except FileNotFoundError:  # a later one was listed, which was written after it
+                if len(self._events) not in self._numbers():
+                    self._cut(len(self._events), "an event is absent")
+                break  # else a file system shared by machines does not show it to this one yet
             except ValueError as error:
                 self._cut(len(self._events), str(error))
                 break
-        if self.folder.is_dir() and any(n > len(self._events) for n in self._numbers()):
-            self._cut(len(self._events), "an event is absent")
         return self._events
 
     def append(self, event: str, **content: Any) -> dict[str, Any]:
@@ -89,15 +91,15 @@ class SearchLog:
     def length(self) -> int:
         """Number of events on the disk, found without reading them."""
         number = len(self._events)
-        while self._path(number).exists():
+        while self._path(number).is_file():
             number += 1
         return number
 
-    def _path(self, number: int) -> Path:
+    def _path(self, number: int) -> Place:
         return self.folder / f"{number:08d}.json"
 
     def _numbers(self) -> list[int]:
-        return [int(path.stem) for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+        return [int(name.partition(".")[0]) for name in names_in(self.folder) if _NAME.fullmatch(name)]
 
     def _cut(self, first: int, reason: str) -> None:
         found = [self._path(number) for number in sorted(self._numbers()) if number >= first]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from bnsweep.errors import LedgerError
 from bnsweep.sweep.keys import (
     CLAIM_KEYS,
     EARLY_STOP_KEYS,
@@ -30,6 +31,7 @@ from bnsweep.sweep.nodes import (
     number_hint,
     to_object,
 )
+from bnsweep.sweep.places import place
 from bnsweep.sweep.spec import CONSTRAINED, GOALS, MAX_SEEDS, Claim, Constraint, Metric, Resources
 from bnsweep.trial import PROBES, ProbeOption
 
@@ -54,7 +56,14 @@ def read_top(root: Table, mistakes: Mistakes) -> dict[str, Any]:
             mistakes.add(root, name, "must be given", hint="for example name: quickstart")
     for name in ("storage", "data_root"):
         text = values.get(name, "")
-        if _SCHEME.match(text) and not (name == "storage" and text.startswith("s3://")):
+        if name == "storage" and text.startswith("s3:"):
+            try:
+                place(text)
+            except LedgerError:
+                must = "must be a folder or s3://bucket/prefix"
+                found = re.sub(r"//[^/]*@", "//***@", text[:80])
+                mistakes.add(root.entries[name], name, must, found, "without empty parts, . or ..")
+        elif _SCHEME.match(text):
             mistakes.add(root.entries[name], name, "must be a folder")
     return values
 

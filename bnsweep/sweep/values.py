@@ -10,15 +10,10 @@ from bnsweep.sweep.nodes import Items, Mistakes, Node, Scalar, Table, describe, 
 from bnsweep.sweep.spec import DISTRIBUTIONS, MAX_VALUES, SETTINGS, Range, Setting
 from bnsweep.trial import NAMES, Parameter, Value
 
-__all__ = ["LONG_KEYS", "NOT_BUILT_VALUES", "Settings", "read_settings"]
+__all__ = ["LONG_KEYS", "Settings", "read_settings"]
 
 LONG_KEYS = ("value", "values", "min", "max", "num", "distribution", "when")
 """Keys of a parameter's long form."""
-
-NOT_BUILT_VALUES: dict[tuple[str, str], str] = {
-    ("precision", "bfloat16"): "bfloat16 is not built yet: it comes with the GPU path; use float32",
-}
-"""Values that are part of the grammar and refused until they are built, each with the reason."""
 
 _SYNONYMS = {
     "learning_rate": "lr", "epoch": "epochs", "bs": "batch_size", "normalization": "norm", "data": "dataset",
@@ -314,10 +309,6 @@ class _Reader:
 def _canonical(node: Node, path: str, parameter: Parameter, mistakes: Mistakes) -> Value | None:
     """Return a value's canonical form, or ``None`` after noting why it is not legal."""
     if isinstance(node, Scalar):
-        refused = NOT_BUILT_VALUES.get((parameter.name, str(node.value)))
-        if refused:
-            mistakes.add(node, path, parameter.must(), hint=refused)
-            return None
         if not node.broken:
             try:
                 return parameter.canonical(node.value)

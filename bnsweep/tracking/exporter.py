@@ -11,6 +11,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 from bnsweep.sweep.curves import CurveRow, rows_of
 from bnsweep.sweep.files import read_json
 from bnsweep.sweep.ledger import Ledger
+from bnsweep.sweep.places import Place, local_folder
 from bnsweep.sweep.records import PlannedTrial, Record
 from bnsweep.tracking.content import (
     Condition,
@@ -44,7 +45,7 @@ class Exporter:
     def __init__(self, ledger: Ledger, uri: str) -> None:
         self._ledger = ledger
         self._sent: dict[str, set[tuple[str, int]]] = {}
-        artifacts = ledger.root.parent.resolve() / "mlartifacts" / ledger.name
+        artifacts = local_folder(ledger.root.parent).resolve() / "mlartifacts" / ledger.name
         self._runs = RunTable(uri, ledger.name, artifacts)
         plan = ledger.plan()
         description = describe(plan, self._runs.experiment_id)
@@ -109,6 +110,8 @@ class Exporter:
         rows = [row for row in rows_of(table) if row.layer == 0]
         readings, infinite = headline(rows)
         tags = trial_tags(record.config, trial_id, record.state) | {EXPORTED: record.curves_sha256}
+        if record.continued_from:
+            tags["bnsweep.continued_from"] = record.continued_from
         if record.diverged_step is not None:
             tags["bnsweep.diverged_step"] = str(record.diverged_step)
         if infinite:
@@ -117,6 +120,8 @@ class Exporter:
         run, new = self._child(trial_id, label or record.label, tags, start)
         self._runs.reopen(run)
         self._runs.upload(run, self._ledger.curve_file(trial_id))
+        if record.weights_sha256 and self._ledger.weights_file(trial_id).exists():
+            self._runs.upload(run, self._ledger.weights_file(trial_id))
         self._runs.log_dataset(run, dataset_facts(record.config, record.data))
         given = params(record.parameters)
         self._runs.write(run, self._unsent(trial_id, readings), given, {} if new else tags)
@@ -145,7 +150,8 @@ class Exporter:
         run, _ = self._child(trial.trial_id, trial.label, tags, times[0])
         tags["bnsweep.failures"] = str(len(failures))
         self._runs.write(run, (), params(trial.config.parameters), tags)
-        for path in sorted(self._ledger.curve_file(trial.trial_id).parent.glob("failure.*.json")):
+        paths: list[Place] = [*self._ledger.curve_file(trial.trial_id).parent.glob("failure.*.json")]
+        for path in sorted(paths, key=str):
             self._runs.upload(run, path)
         self._runs.close(run, "FAILED", times[-1])
 

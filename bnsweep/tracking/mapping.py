@@ -21,7 +21,7 @@ def mapping_path(ledger: Ledger, uri: str) -> Path:
 def write_mapping(ledger: Ledger, uri: str, runs: Mapping[str, Any]) -> None:
     """Replace the mapping of one ledger and store."""
     content = {"schema": 1, "uri": redacted(uri), **runs}
-    replace_bytes(mapping_path(ledger, uri), encode_json(content), ledger.root / "tmp")
+    replace_bytes(mapping_path(ledger, uri), encode_json(content), ledger.tracking_dir.parent / "tmp")
 
 
 def exported_before(ledger: Ledger, uri: str) -> set[str]:

@@ -158,7 +158,7 @@ class Mirror:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Wait until no other mirror of this ledger and store is at work."""
-        self._ledger.tracking_dir.mkdir(exist_ok=True)
+        self._ledger.tracking_dir.mkdir(parents=True, exist_ok=True)
         with (self._ledger.tracking_dir / f"{uri_digest(self._uri)}.lock").open("w") as lock:
             while not self._orders.late:
                 try:

@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from bnsweep.errors import LedgerError
 from bnsweep.sweep.ledger import Ledger
+from bnsweep.sweep.places import Place
 from bnsweep.tracking.mapping import exported_before
 from bnsweep.tracking.uris import absolute_uri, redacted
 
@@ -74,11 +74,11 @@ class MirrorProcess:
         options: Further words of its command line.
     """
 
-    def __init__(self, root: Path | str, uri: str, options: tuple[str, ...] = ("--follow",)) -> None:
+    def __init__(self, root: Place | str, uri: str, options: tuple[str, ...] = ("--follow",)) -> None:
         self._ledger = Ledger(root)
         self._uri = absolute_uri(uri)
         folder = self._ledger.tracking_dir
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "mirror.log"
         big = self.log.exists() and self.log.stat().st_size > _LOG_BYTES
         with self.log.open("wb" if big else "ab") as log:
@@ -129,7 +129,7 @@ class MirrorProcess:
         return Summary(len(done & sent), len(done - sent), redacted(self._uri), error)
 
 
-def start_mirror(root: Path | str, uri: str) -> MirrorProcess:
+def start_mirror(root: Place | str, uri: str) -> MirrorProcess:
     """Start a mirror that follows the ledger at ``root`` into the store at ``uri``; returns at once.
 
     Should this process die, the mirror sends what is there, closes all runs, and ends.
@@ -137,7 +137,7 @@ def start_mirror(root: Path | str, uri: str) -> MirrorProcess:
     return MirrorProcess(root, uri)
 
 
-def sync(root: Path | str, uri: str, timeout: float | None = None) -> Summary:
+def sync(root: Place | str, uri: str, timeout: float | None = None) -> Summary:
     """Make MLflow equal to the ledger, once; repeating it changes nothing.
 
     Args:
@@ -158,7 +158,7 @@ def sync(root: Path | str, uri: str, timeout: float | None = None) -> Summary:
     return MirrorProcess(root, uri).finish(timeout)
 
 
-def log_report(root: Path | str, uri: str, timeout: float | None = 60.0) -> Summary:
+def log_report(root: Place | str, uri: str, timeout: float | None = 60.0) -> Summary:
     """Upload the report's folder into the sweep's MLflow run, and nothing else.
 
     Args:

@@ -23,6 +23,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NOTE
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from bnsweep.sweep.files import on_disk
+from bnsweep.sweep.places import Place
 from bnsweep.tracking.content import DatasetFacts, Reading
 from bnsweep.tracking.uris import absolute_uri, sqlite_path
 
@@ -159,13 +161,14 @@ class RunTable:
         inputs = [DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])]
         self._client.log_inputs(run.run_id, inputs)
 
-    def upload(self, run: OurRun, path: Path, folder: str | None = None) -> None:
+    def upload(self, run: OurRun, path: Place, folder: str | None = None) -> None:
         """Upload a file, or all that is in a folder."""
-        place: Any = get_artifact_repository(run.artifact_uri, self._client.tracking_uri)
-        if path.is_dir():
-            place.log_artifacts(str(path), folder)
-        else:
-            place.log_artifact(str(path), folder)
+        repository: Any = get_artifact_repository(run.artifact_uri, self._client.tracking_uri)
+        with on_disk(path) as copy:
+            if copy.is_dir():
+                repository.log_artifacts(str(copy), folder)
+            else:
+                repository.log_artifact(str(copy), folder)
 
     def reopen(self, run: OurRun) -> None:
         """Show a run as going on."""

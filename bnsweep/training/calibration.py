@@ -83,7 +83,8 @@ def kernels_for(trial: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
     if str(parameters["model"]).startswith("vgg"):
         return ("grouped", "channels_last", "loop_channels_last")
     plan = make_model(parameters, dataset.facts).plan
-    return (*kernels_of(plan, parameters["batch_size"], dataset), "grouped")[:1]
+    lower = parameters["precision"] not in ("float32", "float64")
+    return (*kernels_of(plan, parameters["batch_size"], dataset, lower), "grouped")[:1]
 
 
 def calibrate(

@@ -44,13 +44,15 @@ class TrainingPass:
     gradients: dict[str, Tensor]
 
 
-def kernels_of(plan: NetworkPlan, batch_size: object, dataset: Dataset) -> tuple[str, ...]:
+def kernels_of(
+    plan: NetworkPlan, batch_size: object, dataset: Dataset, lower: bool = False
+) -> tuple[str, ...]:
     """Return the kernels beside ``grouped`` that are made for dense networks, the fastest first.
 
     ``fused`` are passes that are written out; ``moments`` are the same on a few points with the
-    moments of the data set, where that is exact.
+    moments of the data set, where that is exact. With products in ``lower`` precision there are none.
     """
-    if not fused_available(plan):
+    if not fused_available(plan) or lower:
         return ()
     return ("moments", "fused") if moments_available(plan, batch_size, dataset) else ("fused",)
 
@@ -82,7 +84,8 @@ class MemberStack:
         if model is None:
             model = make_model(parameters, dataset.facts, len(trials), dtype=like.dtype, kernel=kernel)
         self.model = model.to(like.device)
-        dense = kernels_of(model.plan, parameters["batch_size"], dataset)
+        self._lower = model.products is not None
+        dense = kernels_of(model.plan, parameters["batch_size"], dataset, self._lower)
         if kernel in ("moments", "fused") and kernel not in dense:
             kernel = "fused" if "fused" in dense else "grouped"
         self.kernel = kernel
@@ -147,18 +150,20 @@ class MemberStack:
         """Take the readings of an update that has just been made from what ``done`` gave.
 
         A probe subtracts gradients that are nearly equal, so that all must be rounded alike: those of
-        autograd are taken over, those of another kernel are computed again.
+        autograd are taken over, those of another kernel or of a lower precision are computed again.
         """
-        return measure(
-            snapshot,
-            done.losses,
-            done.gradients if self._dense is None else None,
-            self.optimizer.params,
-            self.model,
-            self.batches,
-            self.objective,
-            penalized=bool(self._penalized),
-        )
+        taken_over = self._dense is None and not self._lower
+        with self.model.exact():
+            return measure(
+                snapshot,
+                done.losses,
+                done.gradients if taken_over else None,
+                self.optimizer.params,
+                self.model,
+                self.batches,
+                self.objective,
+                penalized=bool(self._penalized),
+            )
 
     def evaluate(self, step: int) -> dict[str, Tensor]:
         """Return ``test_loss`` and, for classes, ``test_accuracy``: float64 ``[K]``, over the test split.
@@ -191,7 +196,8 @@ class MemberStack:
         noise: list[SiteNoise] | None = None
         if self._noisy_evaluation:
             noise = self.batches.noise(step, f"evaluation {chunk}", len(x))
-        outputs = self.model(x.expand(len(self.trials), *x.shape), noise, self.batches.levels)
+        with self.model.exact():
+            outputs = self.model(x.expand(len(self.trials), *x.shape), noise, self.batches.levels)
         return outputs, y.expand(len(self.trials), *y.shape)
 
     def select(self, rows: Sequence[int]) -> MemberStack:
@@ -235,3 +241,64 @@ class MemberStack:
         """Take over copies of what :meth:`state_dict` returned for the same members."""
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
+
+    def member_states(self) -> list[dict[str, Any]]:
+        """Return copies of weights, statistics and moments of each member, as a stack of one has them."""
+        content = self.state_dict()
+
+        def own(values: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
+            return {name: _rows_of(value, len(self.trials))[row].clone() for name, value in values.items()}
+
+        moments = content["optimizer"]["moments"]
+        return [
+            {
+                "model": own(content["model"], row),
+                "optimizer": {
+                    "steps": content["optimizer"]["steps"],
+                    "moments": {moment: own(values, row) for moment, values in moments.items()},
+                },
+            }
+            for row in range(len(self.trials))
+        ]
+
+    def load_members(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what :meth:`member_states` returned for every member, of this stack or of others.
+
+        A moment that a member's former stack had no use for counts as 0.
+
+        Raises:
+            ValueError: If the members have not made the same number of updates, or are of other shapes.
+        """
+        steps = {int(state["optimizer"]["steps"]) for state in states}
+        if len(states) != len(self.trials) or len(steps) != 1:
+            raise ValueError(
+                f"there must be {len(self.trials)} states after the same number of updates, but found "
+                f"{len(states)} after {sorted(steps)}"
+            )
+        mine = self.state_dict()
+        moments = {
+            moment: _stacked(values, [state["optimizer"]["moments"].get(moment, {}) for state in states])
+            for moment, values in mine["optimizer"]["moments"].items()
+        }
+        model = _stacked(mine["model"], [state["model"] for state in states], needed=True)
+        self.load_state_dict({"model": model, "optimizer": {"steps": steps.pop(), "moments": moments}})
+
+
+def _rows_of(value: Tensor, members: int) -> Tensor:
+    """Return a tensor with one row a member; a single number is every member's."""
+    return value.reshape(members, -1, *value.shape[1:]) if value.dim() else value.expand(members)
+
+
+def _stacked(
+    like: Mapping[str, Tensor], parts: Sequence[Mapping[str, Tensor]], needed: bool = False
+) -> dict[str, Tensor]:
+    """Put the members' tensors side by side in the shapes of ``like``; absent ones are 0, or an error."""
+    stacked = {}
+    for name, value in like.items():
+        own = _rows_of(value, len(parts))[0]
+        found = [part.get(name) for part in parts]
+        rows = [torch.zeros_like(own) if row is None else row.to(own.device) for row in found]
+        if any(row.shape != own.shape for row in rows) or (needed and any(row is None for row in found)):
+            raise ValueError(f"every member's {name} must have the shape {list(own.shape)}")
+        stacked[name] = torch.cat(rows) if value.dim() else rows[0]
+    return stacked

@@ -89,9 +89,9 @@ class PackTrainer:
                 f"but found {len(trials)} trials of {len(signatures)} signatures"
             )
         parameters = trials[0].parameters
-        if str(dataset.train_x.dtype) != f"torch.{parameters['precision']}":
+        if str(dataset.train_x.dtype) != f"torch.{trials[0].tensor_dtype}":
             raise ValueError(
-                f"the data set must be in the precision of the trials, {parameters['precision']}, "
+                f"the data set must be in the precision of the trials, {trials[0].tensor_dtype}, "
                 f"but found {dataset.train_x.dtype}"
             )
         self.trials, self.dataset, self.kernel = tuple(trials), dataset, kernel
@@ -296,3 +296,67 @@ class PackTrainer:
         self._last_loss = content["last_loss"].to(self.device, copy=True)
         self._last = [dict(last) for last in content["last"]]
         self._rows = []
+
+    def member_states(self) -> list[dict[str, Any] | None]:
+        """Return what each member needs to go on beyond the last step, in this pack or in another.
+
+        What the last step adds is left out: the final evaluation's divergence is none where training
+        goes on. Readings are not part of it.
+
+        Returns:
+            One state a member: tensors and plain values. ``None`` for one that diverged and is no longer
+            computed: it needs none.
+        """
+        diverged, losses = self._diverged.tolist(), self._last_loss.tolist()
+        stacks = dict(zip(self.members, self._stack.member_states(), strict=True)) if self.members else {}
+        return [
+            {
+                "format": _FORMAT,
+                "step": self.step_index,
+                "diverged": diverged[member] if diverged[member] < self.steps else -1,
+                "last_loss": losses[member],
+                "refused": sorted(self._refused),
+                "stack": stacks[member],
+            }
+            if member in stacks
+            else None
+            for member in range(len(self.trials))
+        ]
+
+    def go_on(self, states: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, float]]) -> None:
+        """Go on from where trials that are equal in all but ``steps`` ended.
+
+        Members that have been together, in this order, go on as if they had never stopped, to the bit.
+
+        Args:
+            states: What :meth:`member_states` returned of each member; for one that has none,
+                ``{"diverged": step, "last_loss": value}``.
+            last: The last network-wide readings of each member at the steps that this trial too is read.
+
+        Raises:
+            ValueError: If the states are not of one step before the last, or are of another format or shape.
+        """
+        whole = [state for state in states if "stack" in state]
+        found, steps = {state["format"] for state in whole}, {int(state["step"]) for state in whole}
+        fits = len(states) == len(self.trials) and found <= {_FORMAT} and len(steps) <= 1
+        if not fits or max(steps, default=0) >= self.steps:
+            raise ValueError(
+                f"{len(self.trials)} members must go on from one step before {self.steps}, in format "
+                f"{_FORMAT}, but found {len(states)} at steps {sorted(steps)} in formats {sorted(found)}"
+            )
+        self._set_members([k for k, state in enumerate(states) if "stack" in state])
+        if self.members:
+            self._stack = MemberStack(
+                [self.trials[k] for k in self.members], self.dataset, kernel=self.kernel
+            )
+            self._stack.load_members([state["stack"] for state in whole])
+        self.step_index = max(steps, default=0)
+        refused = {tuple(state["refused"]) for state in whole}
+        self._refused = set(refused.pop()) if len(refused) == 1 else set()
+        self._diverged = self._of([int(state["diverged"]) for state in states], self._diverged)
+        self._last_loss = self._of([float(state["last_loss"]) for state in states], self._last_loss)
+        self._last, self._rows = [dict(values) for values in last], []
+
+    @staticmethod
+    def _of(values: Sequence[float], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device)

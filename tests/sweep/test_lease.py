@@ -10,12 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bnsweep.errors import LedgerBusyError
+from bnsweep.sweep.files import encode_json, replace_bytes
 from bnsweep.sweep.ledger import Ledger
 
 HOLDER = """
@@ -34,8 +34,8 @@ except LedgerBusyError as error:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger.open(tmp_path, "demo", create=True)
+def ledger(storage: str) -> Ledger:
+    return Ledger.open(storage, "demo", create=True)
 
 
 def hold(ledger: Ledger) -> subprocess.Popen[str]:
@@ -57,7 +57,7 @@ def content(ledger: Ledger) -> dict[str, Any]:
 def leave(ledger: Ledger, **changes: Any) -> None:
     """Write the lease of a process of another machine that is heard of no more."""
     holder = {"process": 1, "host": "elsewhere", "machine": "elsewhere", "counter": 3, "taken_at": 0.0}
-    (ledger.root / "lease").mkdir()
+    (ledger.root / "lease").mkdir(exist_ok=True)
     (ledger.root / "lease" / "00000004.json").write_text(json.dumps(holder | changes))
 
 
@@ -93,7 +93,6 @@ def test_a_process_number_used_again_is_not_the_holder(ledger: Ledger) -> None:
     with ledger.exclusive():
         known = content(ledger)
     (ledger.root / "lease" / "00000001.json").unlink()
-    (ledger.root / "lease").rmdir()
     leave(ledger, machine=known["machine"], process=os.getpid(), process_began="1", renewed_at=time.time())
     with ledger.exclusive():
         assert epochs(ledger) == [5]
@@ -139,11 +138,9 @@ def test_a_clock_that_jumped_neither_frees_nor_keeps_a_sweep(ledger: Ledger, hou
         counter = 3
         while not moves.wait(0.05):
             counter += 1
-            path = ledger.root / "lease" / ".new"
-            path.write_text(
-                json.dumps({"process": 1, "host": "far", "counter": counter, "renewed_at": stamp})
-            )
-            path.rename(ledger.root / "lease" / "00000004.json")
+            holder = {"process": 1, "host": "far", "counter": counter, "renewed_at": stamp}
+            path = ledger.root / "lease" / "00000004.json"
+            replace_bytes(path, encode_json(holder), ledger.root / "tmp")
 
     thread = threading.Thread(target=live)
     thread.start()

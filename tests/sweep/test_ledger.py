@@ -19,6 +19,7 @@ from bnsweep.errors import LedgerError
 from bnsweep.sweep.curves import CurveRow, first_rows, rows_of
 from bnsweep.sweep.files import clean_scratch
 from bnsweep.sweep.ledger import Ledger
+from bnsweep.sweep.places import Place, place
 from bnsweep.sweep.records import Record, aggregate_value
 from bnsweep.trial import TrialConfig, TrialState
 
@@ -31,8 +32,19 @@ ROWS = [
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
+def ledger(storage: str) -> Ledger:
+    return Ledger.open(storage, "demo", create=True)
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Ledger:
+    """A ledger in a folder, for what a store has no counterpart of."""
     return Ledger.open(tmp_path / "results", "demo", create=True)
+
+
+def scratch(ledger: Ledger) -> list[str]:
+    """Return what lies in the scratch folder; a store's has the object that tells whether it can be used."""
+    return [path.name for path in (ledger.root / "tmp").iterdir() if path.name != "probe"]
 
 
 def make_record(seed: int = 0, **changes: Any) -> Record:
@@ -99,8 +111,7 @@ def test_curves_left_by_a_killed_writer_are_kept_where_equal(ledger: Ledger, sam
     assert ledger.warnings == []
 
 
-def test_many_writers_of_one_trial_leave_one_whole_record(tmp_path: Path) -> None:
-    ledger = Ledger.open(tmp_path, "demo", create=True)
+def test_many_writers_of_one_trial_leave_one_whole_record(ledger: Ledger) -> None:
     code = (
         "import sys; from bnsweep.sweep.ledger import Ledger; from bnsweep.sweep.records import Record\n"
         "from bnsweep.trial import TrialConfig\n"
@@ -118,17 +129,21 @@ def test_many_writers_of_one_trial_leave_one_whole_record(tmp_path: Path) -> Non
     assert len(ledger.read_all_curves()) == 1 and ledger.warnings == []
 
 
-def _cut(path: Path) -> None:
+def _cut(path: Place) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def _flip(path: Path) -> None:
+def _unlink(path: Place) -> None:
+    path.unlink()
+
+
+def _flip(path: Place) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
 
 
-def _rename_trial(path: Path) -> None:
+def _rename_trial(path: Place) -> None:
     path.write_text(path.read_text().replace(path.parent.name, "0" * 16))
 
 
@@ -143,7 +158,7 @@ def _rename_trial(path: Path) -> None:
         pytest.param("record.json", _rename_trial, id="record-of-another-trial"),
         pytest.param("curves.parquet", _cut, id="curves-cut"),
         pytest.param("curves.parquet", _flip, id="curves-flipped"),
-        pytest.param("curves.parquet", Path.unlink, id="curves-absent"),
+        pytest.param("curves.parquet", _unlink, id="curves-absent"),
     ],
 )
 def test_a_damaged_trial_is_moved_aside_and_pending(ledger: Ledger, name: str, damage: Any) -> None:
@@ -178,19 +193,19 @@ def test_a_damaged_marker_never_starts_a_new_ledger(ledger: Ledger) -> None:
         Ledger.open(ledger.root.parent, "demo", create=True)
 
 
-def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
-    foreign = tmp_path / "demo"
-    foreign.mkdir()
+def test_a_foreign_folder_is_refused_and_left_alone(storage: str) -> None:
+    foreign = place(storage) / "demo"
+    foreign.mkdir(parents=True)
     (foreign / "thesis.txt").write_text("mine")
     with pytest.raises(LedgerError, match=r"holds other files"):
-        Ledger.open(tmp_path, "demo", create=True)
-    assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
+        Ledger.open(storage, "demo", create=True)
+    assert [path.name for path in foreign.iterdir() if path.name != "tmp"] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
     ("storage", "message"),
     [
-        pytest.param("s3://bucket/results", "not supported yet", id="s3"),
+        pytest.param("gs://bucket/results", "or s3://bucket/prefix", id="another-store"),
         pytest.param("/proc/results", "cannot be made", id="not-writable"),
         pytest.param("/dev/null/results", "cannot be made", id="under-a-file"),
     ],
@@ -202,7 +217,8 @@ def test_storage_that_cannot_be_a_folder_is_refused(storage: str, message: str) 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_read_only_ledger_is_refused_for_writing_and_read(ledger: Ledger) -> None:
+def test_a_read_only_ledger_is_refused_for_writing_and_read(on_disk: Ledger) -> None:
+    ledger = on_disk
     ledger.write_record(make_record(), ROWS)
     folders = [ledger.root, ledger.root / "tmp"]
     for folder in folders:
@@ -216,10 +232,10 @@ def test_a_read_only_ledger_is_refused_for_writing_and_read(ledger: Ledger) -> N
             folder.chmod(0o755)
 
 
-def test_an_absent_sweep_is_named(tmp_path: Path) -> None:
+def test_an_absent_sweep_is_named(storage: str) -> None:
     with pytest.raises(LedgerError, match="no sweep was run there"):
-        Ledger.open(tmp_path, "demo")
-    assert list(tmp_path.iterdir()) == []
+        Ledger.open(storage, "demo")
+    assert not place(storage).exists()
 
 
 @pytest.mark.parametrize("name", ["../etc", "a/b", "", ".", "UPPER", "a" * 65, "/tmp", "a\n"])
@@ -246,14 +262,20 @@ def test_a_symbolic_link_in_place_of_a_folder_is_refused(tmp_path: Path) -> None
 
 def test_foreign_names_among_the_trials_do_not_count(ledger: Ledger) -> None:
     (ledger.root / "trials" / "lost+found").mkdir()
+    (ledger.root / "trials" / "lost+found" / "record.json").write_text("{}")
     (ledger.root / "trials" / ("f" * 16)).write_text("a file, not a folder")
     assert ledger.done() == set() and ledger.failed() == {} and list(ledger.records()) == []
 
 
-def test_a_moved_ledger_is_whole(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_moved_ledger_is_whole(ledger: Ledger, storage: str) -> None:
     record = make_record()
     ledger.write_record(record, ROWS)
-    moved = ledger.root.rename(tmp_path / "moved")
+    moved = place(storage) / "moved"
+    if isinstance(moved, Path):
+        ledger.root.rename(moved)
+    else:  # as aws s3 mv --recursive does it
+        for path in ledger.root.walk():
+            path.rename(moved / path.relative_to(ledger.root))
     assert Ledger(moved).done() == {record.trial_id} and len(Ledger(moved).read_all_curves()) == 4
 
 
@@ -330,7 +352,7 @@ def test_checkpoints_keep_two_and_return_the_newest(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["checkpoint.10.*.bin", "checkpoint.10.json"])
-@pytest.mark.parametrize("damage", [_cut, _flip, Path.unlink], ids=["cut", "flipped", "deleted"])
+@pytest.mark.parametrize("damage", [_cut, _flip, _unlink], ids=["cut", "flipped", "deleted"])
 def test_a_damaged_checkpoint_falls_back(ledger: Ledger, pattern: str, damage: Any) -> None:
     ledger.write_pack("abc1", {})
     for step in (5, 10):
@@ -338,7 +360,7 @@ def test_a_damaged_checkpoint_falls_back(ledger: Ledger, pattern: str, damage: A
     (path,) = ledger.pack_dir("abc1").glob(pattern)
     damage(path)
     assert ledger.load_checkpoint("abc1") == (5, b"\x05" * 999)
-    gone_without_trace = damage is Path.unlink and pattern.endswith("json")
+    gone_without_trace = damage is _unlink and pattern.endswith("json")
     assert len(ledger.warnings) == (0 if gone_without_trace else 1)
     ledger.save_checkpoint("abc1", 10, lambda file: file.write(b"again"))
     assert ledger.load_checkpoint("abc1") == (10, b"again")
@@ -362,7 +384,7 @@ def test_a_failing_writer_leaves_the_older_checkpoint(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="No space left"):
         ledger.save_checkpoint("abc1", 10, fail)
     assert ledger.load_checkpoint("abc1") == (5, b"good")
-    assert list((ledger.root / "tmp").iterdir()) == []
+    assert scratch(ledger) == []
 
 
 def test_sealed_readings_keep_the_first_time_of_a_step_done_again(ledger: Ledger) -> None:
@@ -420,8 +442,8 @@ for n in itertools.count(int(sys.argv[2])):
 """
 
 
-def test_sigkill_at_any_moment_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    root = Ledger.open(tmp_path, "demo", create=True).root
+def test_sigkill_at_any_moment_loses_nothing_acknowledged(storage: str) -> None:
+    root = Ledger.open(storage, "demo", create=True).root
     acknowledged: set[str] = set()
     checkpoint = -1
     for attempt in range(3):
@@ -437,8 +459,8 @@ def test_sigkill_at_any_moment_loses_nothing_acknowledged(tmp_path: Path) -> Non
         lines = [line.split() for line in text.splitlines() if line.count(" ") == 1]
         acknowledged |= {line[0] for line in lines}
         checkpoint = max([checkpoint, *(int(line[1]) for line in lines)])
-        ledger = Ledger.open(tmp_path, "demo", create=True)
-        assert list((root / "tmp").iterdir()) == []
+        ledger = Ledger.open(storage, "demo", create=True)
+        assert scratch(ledger) == []
         assert acknowledged <= ledger.done()
         step, content = ledger.load_checkpoint("abc1") or (-1, b"")
         assert step >= checkpoint and content == b"%d." % step * 50_000
@@ -448,8 +470,8 @@ def test_sigkill_at_any_moment_loses_nothing_acknowledged(tmp_path: Path) -> Non
     assert len(acknowledged) >= 3
 
 
-def test_scratch_files_of_living_processes_and_other_hosts_stay(ledger: Ledger) -> None:
-    scratch = ledger.root / "tmp"
+def test_scratch_files_of_living_processes_and_other_hosts_stay(on_disk: Ledger) -> None:
+    ledger, scratch = on_disk, on_disk.root / "tmp"
     host = clean_host(ledger)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -470,20 +492,21 @@ def clean_host(ledger: Ledger) -> str:
 def test_a_pack_closed_meanwhile_is_no_damage(tmp_path, monkeypatch):
     ledger = Ledger.open(tmp_path, "sweep", create=True)
     ledger.write_pack("p1", {"members": []})
-    exists = Path.exists
+    is_file = Path.is_file
 
     def closing(path):
-        found = exists(path)
+        found = is_file(path)
         if path.name == "pack.json" and found:
             path.unlink()
         return found
 
-    monkeypatch.setattr(Path, "exists", closing)
+    monkeypatch.setattr(Path, "is_file", closing)
     assert ledger.open_packs() == {}
     assert not ledger.warnings
 
 
-def test_counting_states_opens_each_record_once_and_nothing_else_of_a_trial(ledger: Ledger) -> None:
+def test_counting_states_opens_each_record_once_and_nothing_else_of_a_trial(on_disk: Ledger) -> None:
+    ledger = on_disk
     ledger.write_sweep("x", plan_of(*range(6)))
     for seed in range(4):
         ledger.write_record(make_record(seed), ROWS)

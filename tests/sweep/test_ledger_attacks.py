@@ -24,8 +24,19 @@ ROWS = [(step, "train_loss", 0, float(step % 977) / 7, 1000 + step) for step in 
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
+def ledger(storage: str) -> Ledger:
+    return Ledger.open(storage, "demo", create=True)
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Ledger:
+    """A ledger in a folder, for what a store has no counterpart of."""
     return Ledger.open(tmp_path, "demo", create=True)
+
+
+def scratch(ledger: Ledger) -> list[str]:
+    """Return what lies in the scratch folder; a store's has the object that tells whether it can be used."""
+    return [path.name for path in (ledger.root / "tmp").iterdir() if path.name != "probe"]
 
 
 def make_record(seed: int = 0) -> Record:
@@ -76,8 +87,9 @@ def known(ledger: Ledger) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("what", WRITES)
 def test_a_disk_that_fills_up_during_a_write_loses_nothing(
-    ledger: Ledger, what: str, full_disk: Callable[[], None]
+    on_disk: Ledger, what: str, full_disk: Callable[[], None]
 ) -> None:
+    ledger = on_disk
     ledger.write_sweep("seeds: 1\n", plan_of(1))
     ledger.write_environment({"packages": "few"})
     ledger.write_pack("abc1", {"trials": []})
@@ -93,7 +105,7 @@ def test_a_disk_that_fills_up_during_a_write_loses_nothing(
             WRITES[what](ledger)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert list((ledger.root / "tmp").iterdir()) == []
+    assert scratch(ledger) == []
     assert known(ledger) == before
     WRITES[what](ledger)
     assert known(ledger) != before or what == "sweep"
@@ -143,7 +155,8 @@ def test_a_damaged_pack_is_moved_aside_and_can_be_opened_again(ledger: Ledger, t
 
 
 @pytest.mark.parametrize("kind", ["trial", "pack"])
-def test_a_link_out_of_the_ledger_receives_nothing(ledger: Ledger, tmp_path: Path, kind: str) -> None:
+def test_a_link_out_of_the_ledger_receives_nothing(on_disk: Ledger, tmp_path: Path, kind: str) -> None:
+    ledger = on_disk
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     trial_id = make_record().trial_id
@@ -171,7 +184,8 @@ def test_nothing_of_the_ledger_is_unpickled(ledger: Ledger, tmp_path: Path) -> N
     ledger.save_checkpoint("abc1", 5, lambda file: file.write(b"good"))
     ledger.seal_readings("abc1", 1, {make_record().trial_id: ROWS[:3]})
     ledger.search_log.append("begin")
-    files = [path for path in ledger.root.rglob("*") if path.is_file() and path.name != "ledger.json"]
+    spared = ("ledger.json", "probe")
+    files = [path for path in ledger.root.rglob("*") if path.is_file() and path.name not in spared]
     assert len(files) >= 9
     for path in files:
         path.write_bytes(bomb)
@@ -203,15 +217,16 @@ for line in sys.stdin:
 """
 
 
-def test_sigkill_at_50_moments_of_writing_checkpoints_leaves_one_that_verifies(ledger: Ledger) -> None:
+def test_sigkill_at_many_moments_of_writing_checkpoints_leaves_one_that_verifies(ledger: Ledger) -> None:
     chance = random.Random(0)
+    remote = not isinstance(ledger.root, Path)
     ledger.write_pack("abc1", {})
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(ledger.root)], text=True, **pipes)
     assert process.stdin is not None and process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     acknowledged, torn = -1, 0
-    for _ in range(50):
+    for _ in range(10 if remote else 50):
         process.stdin.write(f"{acknowledged + 2}\n")
         process.stdin.flush()
         child = 0
@@ -219,16 +234,19 @@ def test_sigkill_at_50_moments_of_writing_checkpoints_leaves_one_that_verifies(l
             words = process.stdout.readline().split()
             child = int(words[1]) if words[0] == "child" else 0
             acknowledged = acknowledged if child else max(acknowledged, int(words[0]))
-        time.sleep(chance.uniform(0.0, 0.03))
+        if remote:  # where it takes a second to connect
+            acknowledged = max(acknowledged, int(process.stdout.readline()))
+        time.sleep(chance.uniform(0.0, 0.1 if remote else 0.03))
         os.kill(child, signal.SIGKILL)
         while (line := process.stdout.readline()) != "dead\n":
             acknowledged = max(acknowledged, int(line))
-        torn += any((ledger.root / "tmp").iterdir())
+        torn += bool(scratch(ledger))
         fresh = Ledger.open(ledger.root.parent, "demo", create=True)
-        assert list((ledger.root / "tmp").iterdir()) == [] and fresh.warnings == []
+        assert scratch(ledger) == [] and fresh.warnings == []
         step, content = fresh.load_checkpoint("abc1") or (-1, b"")
         assert step >= acknowledged and content == (b"%07d." % step * 2000 if step >= 0 else b"")
         acknowledged = step
     process.communicate(timeout=110)
     assert process.returncode == 0
-    assert acknowledged > 50 and torn > 0  # checkpoints were made, and some kills hit a write
+    assert acknowledged > (10 if remote else 50)  # checkpoints were made
+    assert torn > 0 or remote  # and some kills hit a write: a store shows no such

@@ -283,10 +283,10 @@ CASES = {
         doc("lr: 1", "metric: [{name: test_loss}, {name: train_loss}]\n"), 2, "metric", "random or optuna",
     ),
     "deterministic": (doc("lr: 1", "deterministic: true\n"), 2, "deterministic", "method optuna"),
-    "checkpoints": (doc("lr: 1", "keep_checkpoints: true\n"), 2, "keep_checkpoints", "not built"),
-    "weights": (doc("lr: 1", "save_weights: final\n"), 2, "save_weights", "not built"),
-    "s3": (doc("lr: 1", "storage: s3://bucket/x\n"), 2, "storage", "not built"),
-    "bfloat16": (doc("precision: bfloat16"), 4, "parameters.precision", "not built"),
+    "checkpoints of a search": (
+        doc("lr: [1, 2]", "keep_checkpoints: true\nmethod: optuna\nsearch: {num_trials: 2}\n"),
+        2, "keep_checkpoints", "grid or random",
+    ),
     "unnamed claim": (doc("lr: 1", "claims: [3]\n"), 2, "claims[0]", "name of a claim"),
     "claim's level": (doc("lr: 1", "claims: [{a: {alpha: 2}}]\n"), 2, "claims[0].a.alpha", "0.5"),
 }  # fmt: skip
@@ -393,8 +393,8 @@ def test_everything_is_understood(tmp_path):
         "tracking: {uri: 'https://mlflow.example.org:5000/x'}\n"
         "storage: out/here\n"
         "data_root: ~/data\n"
-        "keep_checkpoints: false\n"
-        "save_weights: none\n"
+        "keep_checkpoints: true\n"
+        "save_weights: final\n"
     )
     spec = load_spec(str(path))
     assert spec.metric == Metric("train_loss", "minimize")

@@ -61,7 +61,7 @@ def test_a_full_file_is_valid():
         {"parameters": {"lr": {"min": 1, "max": 2, "num": 1}}},
         {"parameters": {"norm": {"min": 1, "max": 2}}},
         {"parameters": {"lr": {"value": 1, "when": {"nrom": "x"}}}},
-        {"parameters": {"lr": {"value": 1, "when": {}}}}, {"parameters": {"precision": "bfloat16"}},
+        {"parameters": {"lr": {"value": 1, "when": {}}}}, {"parameters": {"precision": "float16"}},
         {"probes": {"isc": {}}}, {"probes": {"ics": {"every": 0}}}, {"probes": {"ics": {"layers": "some"}}},
         {"metric": {"goal": "maximize"}}, {"metric": {"name": "accuracy"}}, {"resources": {"cpus": 0}},
         {"resources": {"gpus": -1}}, {"tracking": {"uri": "mlruns"}}, {"save_weights": "all"},

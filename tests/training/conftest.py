@@ -55,7 +55,7 @@ def whole_dataset(name: str, precision: str, features: int | None) -> Dataset:
 def small_dataset(trial: TrialConfig, *, train: int = 40, test: int = 12, pixels: int = 8) -> Dataset:
     """Return the first samples of the trial's data set, enlarged to ``pixels`` if it holds images."""
     parameters = trial.parameters
-    full = whole_dataset(parameters["dataset"], parameters["precision"], parameters.get("features"))
+    full = whole_dataset(parameters["dataset"], trial.tensor_dtype, parameters.get("features"))
     train_x, test_x = full.train_x[:train], full.test_x[:test]
     if train_x.dim() == 4:
         train_x, test_x = (
