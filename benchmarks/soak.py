@@ -63,7 +63,7 @@ def take(mark: str, server: int, patience: float = 30.0) -> Sample:
     while (left := set(marked(mark)) - {server}) and time.monotonic() < end:
         time.sleep(0.2)
     gc.collect()
-    entries = [path for path in Path(tempfile.gettempdir()).rglob("*")]
+    entries = list(Path(tempfile.gettempdir()).rglob("*"))
     size = 0
     for path in entries:
         with suppress(OSError):
@@ -105,6 +105,10 @@ class Soak:
             self._run_and_kill(storage / "killed-ray", "local")
             self._lose_a_worker(storage / "ray")
         self.rounds += 1
+        for attempt in range(50):  # a mirror whose driver was killed may still be writing
+            if not marked(self.mark).keys() - {self.server.pid} or attempt == 49:
+                break
+            time.sleep(0.2)
         shutil.rmtree(storage)
         os.truncate(self.journal, 0)
         return take(self.mark, self.server.pid)
@@ -237,7 +241,8 @@ def main() -> None:
     private = _private_memory()
     began, samples = time.monotonic(), []
     print(
-        f"{options.minutes:g} minutes, seed {options.seed}, {os.cpu_count()} CPUs, {time.strftime('%Y-%m-%d')}"
+        f"{options.minutes:g} minutes, seed {options.seed}, {os.cpu_count()} CPUs, {time.strftime('%Y-%m-%d')}",
+        flush=True,
     )
     if not private:
         print("shared memory is the machine's: what other programs do is counted too")
@@ -248,6 +253,8 @@ def main() -> None:
                 samples.append(soak.round())
                 shown = " ".join(f"{value:.0f}" for value in astuple(samples[-1]))
                 print(f"  {(time.monotonic() - began) / 60:5.1f} min: {shown}", flush=True)
+        except KeyboardInterrupt:
+            print("cut short")
         finally:
             soak.close()
     hours = (time.monotonic() - began) / 3600

@@ -113,9 +113,6 @@ def _begin(request: dict[str, Any], inherited: list[int]) -> int:
 
 def main() -> None:
     """Serve requests until standard input ends."""
-    import bnsweep.analysis.report
-    import bnsweep.runners.early_stopping
-    import bnsweep.search.studies
     import bnsweep.training  # noqa: F401
 
     woken, wake = os.pipe()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.chaos.processes import MARK, kill, marked
 
-__all__ = ["Cluster", "NODE", "TrackingServer"]
+__all__ = ["NODE", "Cluster", "TrackingServer"]
 
 NODE = "BNSWEEP_NODE"
 """Environment variable by which the processes of one node are found."""
