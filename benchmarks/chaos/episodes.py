@@ -136,10 +136,10 @@ class Chaos:
             self.cluster.start()
         reference = self._reference(swept, on_ray)
         episode = self._new(kind, swept, on_ray)
-        steps = len(journal.read(reference.with_suffix(".journal")))
+        size = reference.with_suffix(".journal").stat().st_size
         kills = 0
         self._start(episode)
-        while kills < most and self._moment(episode, steps):
+        while kills < most and self._moment(episode, size):
             kills += self._strike(episode)
             assert episode.run is not None
             if episode.run.code is not None or kind in ("driver", "ray-driver", "all"):
@@ -215,8 +215,8 @@ class Chaos:
 
     # -- moments ---------------------------------------------------------------------------------
 
-    def _moment(self, episode: Episode, steps: int) -> bool:
-        """Wait for a random moment of the run; ``False`` where it ended before."""
+    def _moment(self, episode: Episode, size: int) -> bool:
+        """Wait for a random moment of a run whose journal has ``size`` bytes; ``False`` if it ended before."""
         draw = self.random.random()
         if draw < 0.2:
             end = time.monotonic() + self.random.uniform(0.0, 3.0)
@@ -225,8 +225,8 @@ class Chaos:
             records = self._records(episode) + self.random.randrange(1, 6)
             due = lambda: self._records(episode) >= records  # noqa: E731
         else:
-            line = self._length(episode) + self.random.randrange(1, max(2, steps // 3)) * 180
-            due = lambda: self._length(episode) >= line  # noqa: E731
+            length = self._length(episode) + self.random.randrange(size // 3)
+            due = lambda: self._length(episode) > length  # noqa: E731
         assert episode.run is not None
         while not due():
             if episode.run.code is not None:
