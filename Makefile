@@ -1,11 +1,12 @@
 # make demo   set up, run the quickstart sweep, show its report      (the README's first command)
+# make test-mlflow   crowds of mirrors, kills, attacks on the UI (PostgreSQL from Debian for some of them)
 # make test   lint, types, import contracts, doctests, tests         (what CI runs)
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: demo test lint types contracts tests format clean
+.PHONY: demo test test-mlflow test-cluster lint types contracts tests format clean
 
 demo: $(STAMP)
 	$(BIN)/bnsweep run sweeps/quickstart.yaml
@@ -32,7 +33,10 @@ contracts: $(STAMP)
 	$(BIN)/lint-imports
 
 tests: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not mlflow"
+
+test-mlflow: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m mlflow tests/tracking
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -40,3 +44,7 @@ format: $(STAMP)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# Hosts made of network namespaces (root, iproute2); figures of the last run stand in docs/cluster.md.
+test-cluster: $(STAMP)
+	BNSWEEP_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster -x -s

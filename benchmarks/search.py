@@ -1,147 +1,314 @@
 """What searches find and what they cost where training is free: ``python -m benchmarks.search``.
 
-A function of a learning rate and a momentum with a known minimum stands for training; it is noisy over
-seeds, and a third of the space diverges. Printed: the regret of the best condition after equal trials
-(median over repeats) for ``method: random``, for ``method: optuna`` and for ``optuna.optimize`` with the
-same sampler, both on the mean over seeds; and suggestions a second, with what is written down for each.
+Two problems stand for training. ``function``: a loss over learning rate and momentum with a known minimum,
+noisy over seeds, of which a third of the space diverges. ``table``: 240 conditions of a small VGG on digits
+that were trained once (``benchmarks/digits_table.yaml``); a search picks lines of the table.
+
+Printed: the regret of the best condition after equal trials (median over repeats) for ``method: random``, for
+``method: optuna`` and for ``optuna.optimize`` with the same sampler; suggestions a second by the number of
+conditions that are known, with what is written down for each; and the share of time that workers idle.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import heapq
 import math
+import random
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import optuna
+
 from bnsweep.search import Search
+from bnsweep.search.samplers import quiet
+from bnsweep.search.warm_start import Known
 from bnsweep.sweep import load_spec, make_plan
+from bnsweep.sweep.draws import draw_conditions
 from bnsweep.sweep.ledger import Ledger
+from bnsweep.sweep.objectives import Goal
 from bnsweep.sweep.plan import expander
 from bnsweep.sweep.records import Record
 from bnsweep.trial import TrialConfig, TrialState, derive_seed
 
-SPACE: dict[str, Any] = {
-    "model": "mlp",
-    "lr": {"min": 0.001, "max": 10, "distribution": "log_uniform_values"},
-    "momentum": {"min": 0.0, "max": 0.9},
-    "steps": 10,
-}
 LOSS_AT_CHANCE = math.log(10)
+SAMPLERS = {
+    "tpe": optuna.samplers.TPESampler,
+    "gp": optuna.samplers.GPSampler,
+    "cmaes": optuna.samplers.CmaEsSampler,
+    "nsga2": optuna.samplers.NSGAIISampler,
+}
+SMALL = {"nsga2": {"population_size": 10}}
+"""Options for budgets this small, here and for ``optuna.optimize``."""
 
 
-def truth(lr: float, momentum: float) -> float:
-    """Return a curved valley: its minimum, 0, is at lr 0.1 and momentum 0.5; above lr 0.5 it is chance."""
-    if lr > 0.5:
-        return LOSS_AT_CHANCE
-    x = math.log10(lr) + 1
-    return min(LOSS_AT_CHANCE, x * x + 4 * (momentum - 0.5 - 0.3 * x) ** 2)
+class Function:
+    """A curved valley: its minimum, 0, is at lr 0.1 and momentum 0.5; above lr 0.5 everything diverges."""
+
+    name, metric, seeds, unit = "function", "test_loss", 2, "loss"
+    space: Mapping[str, Any] = {
+        "model": "mlp",
+        "lr": {"min": 0.001, "max": 10, "distribution": "log_uniform_values"},
+        "momentum": {"min": 0.0, "max": 0.9},
+        "steps": 10,
+    }
+
+    def truth(self, lr: float, momentum: float) -> float:
+        if lr > 0.5:
+            return LOSS_AT_CHANCE
+        x = math.log10(lr) + 1
+        return min(LOSS_AT_CHANCE, x * x + 4 * (momentum - 0.5 - 0.3 * x) ** 2)
+
+    def measured(self, lr: float, momentum: float, seed: int) -> float:
+        """Return the function with noise that depends on the point and the seed alone."""
+        noise = derive_seed(seed, repr((lr, momentum))) / 2**63 - 0.5
+        return self.truth(lr, momentum) + 0.1 * noise
+
+    def record(self, trial: TrialConfig) -> Record:
+        lr, momentum = float(trial.parameters["lr"]), float(trial.parameters["momentum"])
+        if lr > 0.5:
+            return Record.of(trial, TrialState.DIVERGED, 3, {}, diverged_step=3)
+        readings = {"test_loss": self.measured(lr, momentum, trial.seed)}
+        return Record.of(trial, TrialState.COMPLETED, 10, readings)
+
+    def regret(self, parameters: Mapping[str, Any]) -> float:
+        return self.truth(parameters["lr"], parameters["momentum"])
+
+    def ask(self, trial: optuna.Trial) -> dict[str, Any]:
+        return {
+            "lr": trial.suggest_float("lr", 0.001, 10, log=True),
+            "momentum": trial.suggest_float("momentum", 0.0, 0.9),
+        }
+
+    def worth(self, parameters: Mapping[str, Any]) -> float:
+        """Return what ``optuna.optimize`` is told: the mean over seeds, chance where it diverges."""
+        lr, momentum = parameters["lr"], parameters["momentum"]
+        if lr > 0.5:
+            return LOSS_AT_CHANCE
+        return statistics.fmean(self.measured(lr, momentum, seed) for seed in range(self.seeds))
 
 
-def measured(lr: float, momentum: float, seed: int) -> float:
-    """Return the function with noise that depends on the point and the seed alone."""
-    noise = derive_seed(seed, repr((lr, momentum))) / 2**63 - 0.5
-    return truth(lr, momentum) + 0.1 * noise
+class DigitsTable:
+    """Conditions that were trained once; accuracy is their mean over three seeds."""
+
+    name, metric, seeds, unit = "table", "test_accuracy", 3, "accuracy, points"
+    space: Mapping[str, Any] = {
+        "model": "vgg11",
+        "width": 0.125,
+        "norm": ["none", "batch", "l1", "layer"],
+        "lr": {"min": 0.003, "max": 10, "num": 12, "distribution": "log_uniform_values"},
+        "momentum": {"min": 0.0, "max": 0.96, "num": 5},
+        "steps": 100,
+    }
+
+    def __init__(self) -> None:
+        with Path(__file__).with_name("digits_table.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        self.rows = {
+            (row["norm"], float(row["lr"]), float(row["momentum"])): [
+                float(row[f"seed_{n}"]) for n in range(3)
+            ]
+            for row in rows
+        }
+        self.lrs = sorted({lr for _, lr, _ in self.rows})
+        self.momenta = sorted({momentum for _, _, momentum in self.rows})
+        self.best = max(statistics.fmean(values) for values in self.rows.values())
+
+    def _row(self, parameters: Mapping[str, Any]) -> list[float]:
+        return self.rows[parameters["norm"], float(parameters["lr"]), float(parameters["momentum"])]
+
+    def record(self, trial: TrialConfig) -> Record:
+        readings = {"test_accuracy": self._row(trial.parameters)[trial.seed]}
+        return Record.of(trial, TrialState.COMPLETED, 100, readings)
+
+    def regret(self, parameters: Mapping[str, Any]) -> float:
+        return 100 * (self.best - statistics.fmean(self._row(parameters)))
+
+    def ask(self, trial: optuna.Trial) -> dict[str, Any]:
+        lr = trial.suggest_float("lr", self.lrs[0], self.lrs[-1], log=True)
+        momentum = trial.suggest_float("momentum", self.momenta[0], self.momenta[-1])
+        return {
+            "norm": trial.suggest_categorical("norm", self.space["norm"]),
+            "lr": min(self.lrs, key=lambda one: abs(math.log(one / lr))),
+            "momentum": min(self.momenta, key=lambda one: abs(one - momentum)),
+        }
+
+    def worth(self, parameters: Mapping[str, Any]) -> float:
+        return statistics.fmean(self._row(parameters))
 
 
-def record(trial: TrialConfig) -> Record:
-    lr, momentum = float(trial.parameters["lr"]), float(trial.parameters["momentum"])
-    if lr > 0.5:
-        return Record.of(trial, TrialState.DIVERGED, 3, {}, diverged_step=3)
-    return Record.of(trial, TrialState.COMPLETED, 10, {"test_loss": measured(lr, momentum, trial.seed)})
+Problem = Function | DigitsTable
 
 
-def spec_of(method: str, number: int, seed: int, **search: Any) -> Any:
+def spec_of(problem: Problem, method: str, number: int, seed: int, **search: Any) -> Any:
     content = {
         "name": "benchmark",
         "method": method,
-        "metric": {"name": "test_loss"},
-        "parameters": SPACE,
-        "seeds": 2,
+        "metric": {"name": problem.metric},
+        "parameters": dict(problem.space),
+        "seeds": problem.seeds,
         "search": {"num_trials": number, "seed": seed, **search},
     }
-    return load_spec(content)
+    return load_spec(content | ({"deterministic": True} if "lag" in search else {}))
 
 
-def chosen(tried: list[tuple[float, float, float]]) -> float:
-    """Return the true loss of the condition that looked best."""
-    _, lr, momentum = min(tried)
-    return truth(lr, momentum)
+def chosen(problem: Problem, tried: list[tuple[float, Mapping[str, Any]]]) -> float:
+    """Return the regret of the condition that looked best."""
+    best = max if problem.metric == "test_accuracy" else min
+    return problem.regret(best(tried, key=lambda one: one[0])[1])
 
 
-def by_random(number: int, seed: int, sampler: str) -> float:
-    plan = make_plan(spec_of("random", number, seed, sampler=sampler))
+def by_random(problem: Problem, number: int, seed: int, sampler: str) -> float:
+    spec = spec_of(problem, "random", number, seed, sampler=sampler)
+    plan, goal = make_plan(spec), Goal.of(spec)
     tried = []
-    for start in range(0, len(plan.trials), 2):
-        own = plan.trials[start : start + 2]
-        lr, momentum = (float(own[0].parameters[name]) for name in ("lr", "momentum"))
-        tried.append((statistics.fmean(objective(trial) for trial in own), lr, momentum))
-    return chosen(tried)
+    for start in range(0, len(plan.trials), problem.seeds):
+        own = plan.trials[start : start + problem.seeds]
+        tried.append((goal.worth([problem.record(one) for one in own]).values[0], own[0].parameters))
+    return chosen(problem, tried)
 
 
-def objective(trial: TrialConfig) -> float:
-    return record(trial).readings.get("test_loss", LOSS_AT_CHANCE)
+def make_search(spec: Any, folder: str, known: Known | None = None) -> Search:
+    return Search(spec, Ledger.open(folder, "benchmark", create=True).search_log, expander(spec), known)
 
 
-def by_search(number: int, seed: int, sampler: str) -> tuple[float, float]:
-    """Return the regret, and the seconds that suggesting and writing down took."""
-    spec = spec_of("optuna", number, seed, sampler=sampler)
-    tried, spent = [], 0.0
+def by_search(problem: Problem, number: int, seed: int, sampler: str) -> float:
+    spec = spec_of(problem, "optuna", number, seed, sampler=sampler, options=SMALL.get(sampler, {}))
+    tried = []
     with tempfile.TemporaryDirectory() as folder:
-        search = Search(spec, Ledger.open(folder, "benchmark", create=True).search_log, expander(spec))
-        while True:
-            began = time.perf_counter()
-            one = search.ask()
-            spent += time.perf_counter() - began
-            if one is None:
-                return chosen(tried), spent
-            records = [record(trial) for trial in one.trials]
-            lr, momentum = (float(one.trials[0].parameters[name]) for name in ("lr", "momentum"))
-            tried.append((statistics.fmean(objective(trial) for trial in one.trials), lr, momentum))
-            began = time.perf_counter()
-            search.end(one.number, records)
-            spent += time.perf_counter() - began
+        search = make_search(spec, folder)
+        while (one := search.ask()) is not None:
+            search.end(one.number, [problem.record(trial) for trial in one.trials])
+            tried.append((search.ends[one.number]["values"][0], one.trials[0].parameters))
+    return chosen(problem, tried)
 
 
-def by_optuna(number: int, seed: int, sampler: str) -> float:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    make = {"tpe": optuna.samplers.TPESampler, "gp": optuna.samplers.GPSampler}[sampler]
+def by_optuna(problem: Problem, number: int, seed: int, sampler: str) -> float:
     tried = []
 
     def value(trial: optuna.Trial) -> float:
-        lr = trial.suggest_float("lr", 0.001, 10, log=True)
-        momentum = trial.suggest_float("momentum", 0.0, 0.9)
-        found = LOSS_AT_CHANCE
-        if lr <= 0.5:
-            found = statistics.fmean(measured(lr, momentum, one) for one in (0, 1))
-        tried.append((found, lr, momentum))
-        return found
+        parameters = problem.ask(trial)
+        tried.append((problem.worth(parameters), parameters))
+        return tried[-1][0]
 
-    optuna.create_study(sampler=make(seed=seed)).optimize(value, n_trials=number)
-    return chosen(tried)
+    direction = "maximize" if problem.metric == "test_accuracy" else "minimize"
+    with quiet():
+        made = SAMPLERS[sampler](seed=seed, **SMALL.get(sampler, {}))
+        optuna.create_study(sampler=made, direction=direction).optimize(value, n_trials=number)
+    return chosen(problem, tried)
+
+
+def regret(problem: Problem, number: int, repeats: int, samplers: list[str]) -> None:
+    def median(find: Callable[..., float], sampler: str) -> str:
+        found = sorted(find(problem, number, seed, sampler) for seed in range(repeats))
+        low, high = found[len(found) // 4], found[-1 - len(found) // 4]
+        return f"{statistics.median(found):.3f} ({low:.3f} to {high:.3f})"
+
+    print(f"\n{problem.name}: regret ({problem.unit}) after {number} conditions of {problem.seeds} seeds, "
+          f"median (quartiles) of {repeats} repeats")  # fmt: skip
+    for sampler in ("independent", "sobol"):
+        print(f"  random {sampler}: {median(by_random, sampler)}", flush=True)
+    for sampler in samplers:
+        ours, theirs = median(by_search, sampler), median(by_optuna, sampler)
+        print(f"  {sampler}: {ours} here, {theirs} by optuna.optimize", flush=True)
+
+
+def speed(sampler: str, count: int, window: int, budget: float) -> None:
+    """Print suggestions a second once ``count`` conditions are known, results written down."""
+    problem = Function()
+    spec = spec_of(problem, "optuna", count + window, 0, sampler=sampler)
+    known, own = None, count
+    if sampler in ("tpe", "gp"):  # known from elsewhere costs the same as its own, and is there at once
+        points = draw_conditions(spec_of(problem, "random", count, 1, sampler="sobol"))
+        observations = tuple(
+            {"parameters": {n: p[n] for n in ("lr", "momentum")}, "values": [problem.worth(p)], "excess": {}}
+            for p in points
+        )
+        known, own = Known("points", observations), 0
+    with tempfile.TemporaryDirectory() as folder:
+        search = make_search(spec, folder, known)
+        began, times = time.monotonic(), []
+        while len(times) < own + window and (one := _timed(search, times)) is not None:
+            search.end(one.number, [problem.record(trial) for trial in one.trials])
+            if time.monotonic() - began > budget:
+                break
+    if len(times) <= own:
+        print(f"  {sampler} at {count}: not reached in {budget:g} s ({len(times)} conditions)", flush=True)
+        return
+    late = times[own:]
+    print(f"  {sampler} at {count}: {1 / statistics.median(late):.1f} a second "
+          f"({1000 * statistics.median(late):.0f} ms, {len(late)} timed)", flush=True)  # fmt: skip
+
+
+def _timed(search: Search, times: list[float]) -> Any:
+    began = time.perf_counter()
+    one = search.ask()
+    times.append(time.perf_counter() - began)
+    return one
+
+
+def idle(workers: int, number: int, lag: int | None, seconds: float) -> None:
+    """Print the share of the workers' time that is spent waiting while conditions are left to suggest.
+
+    Training is simulated: it takes ``seconds`` on average (log-normal, half as much again either way); the
+    time that suggestions and writing take is real, and blocks the driver.
+    """
+    problem, draw = Function(), random.Random(0)
+    more = {} if lag is None else {"lag": lag}
+    spec = spec_of(problem, "optuna", number, 0, sampler="tpe", **more)
+    with tempfile.TemporaryDirectory() as folder:
+        search = make_search(spec, folder)
+        clock, free, waited = 0.0, [0.0] * workers, 0.0
+        live: list[tuple[float, int, Any]] = []
+        while True:
+            began = time.perf_counter()
+            while free and (one := search.ask()) is not None:
+                clock += time.perf_counter() - began
+                waited += clock - free.pop()
+                heapq.heappush(live, (clock + draw.lognormvariate(math.log(seconds), 0.4), one.number, one))
+                began = time.perf_counter()
+            clock += time.perf_counter() - began
+            if len(search.suggestions) == number:
+                break
+            done, _, one = heapq.heappop(live)
+            clock = max(clock, done)
+            free.append(done)
+            began = time.perf_counter()
+            search.end(one.number, [problem.record(trial) for trial in one.trials])
+            clock += time.perf_counter() - began
+    text = "no lag" if lag is None else f"lag {lag}"
+    print(f"  {workers} workers, {text}: idle {100 * waited / (workers * clock):.1f} %", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--samplers", nargs="+", default=["tpe"])
-    parser.add_argument("--speed", type=int, nargs="*", default=[100, 1000])
+    parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS))
+    parser.add_argument("--problems", nargs="*", default=["function", "table"])
+    parser.add_argument("--speed", type=int, nargs="*", default=[100, 1000, 10_000])
+    parser.add_argument("--window", type=int, default=20, help="suggestions that are timed at each count")
+    parser.add_argument("--budget", type=float, default=300.0, help="seconds to reach a count in")
+    parser.add_argument("--idle", type=int, nargs="*", default=[2, 8, 32], help="workers")
     arguments = parser.parse_args()
-    number, repeats = arguments.trials, range(arguments.repeats)
-    print(f"regret after {number} conditions of 2 seeds, median of {len(repeats)} repeats")
-    for sampler in ("independent", "sobol"):
-        print(f"  random {sampler}: {statistics.median(by_random(number, s, sampler) for s in repeats):.4f}")
-    for sampler in arguments.samplers:
-        ours = statistics.median(by_search(number, seed, sampler)[0] for seed in repeats)
-        theirs = statistics.median(by_optuna(number, seed, sampler) for seed in repeats)
-        print(f"  {sampler}: {ours:.4f} here, {theirs:.4f} by optuna.optimize")
-    for count in arguments.speed:
-        _, spent = by_search(count, 0, arguments.samplers[0])
-        print(f"{arguments.samplers[0]}, {count} conditions: {count / spent:.1f} suggestions a second")
+    for made in (Function, DigitsTable):
+        if made.name in arguments.problems:
+            regret(made(), arguments.trials, arguments.repeats, arguments.samplers)
+    if arguments.speed:
+        print("\nsuggestions, with what is written down for each")
+        for sampler in (*arguments.samplers, "qmc"):
+            for count in arguments.speed:
+                speed(sampler, count, arguments.window, arguments.budget)
+    if arguments.idle:
+        print("\nidle time of workers while conditions are left, TPE, 200 conditions of 10 s")
+        for workers in arguments.idle:
+            for lag in (None, workers - 1, 2 * workers):
+                idle(workers, 200, lag, 10.0)
 
 
 if __name__ == "__main__":

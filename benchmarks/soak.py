@@ -173,7 +173,7 @@ class Soak:
         thread = threading.Thread(target=strike)
         thread.start()
         try:
-            runner = Frequent(ray_runner(None, workers=2), 0.2)
+            runner = Frequent(ray_runner(workers=2), 0.2)
             self._note(api.run(file, runner=runner, storage=str(storage)).exit_code)
         finally:
             over.set()

@@ -20,8 +20,10 @@ from bnsweep.execution import (
     Execution,
     Outcome,
     Runner,
+    Where,
     data_folder,
     device_type,
+    join,
     measurements,
     worker_count,
 )
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bnsweep.analysis import Report
-    from bnsweep.runners import Preflight, Progress
+    from bnsweep.runners import Preflight, Progress, Site
+    from bnsweep.search import Shown
+    from bnsweep.search.warm_start import Known
     from bnsweep.sweep.forecast import Forecast
     from bnsweep.sweep.ledger import Ledger
     from bnsweep.tracking import Summary
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Outcome",
     "Status",
+    "Where",
     "calibrate",
     "confirm",
     "find_ledger",
@@ -62,7 +67,10 @@ __all__ = [
     "status",
     "stop",
     "sync",
+    "sync_study",
 ]
+
+HERE = Where()
 
 Source = str | PathLike[str] | Mapping[str, Any] | SweepSpec
 
@@ -133,17 +141,18 @@ def calibrate(
         BnsweepError: If data, norm, storage or resources are not as they must be.
         LedgerBusyError: If another process is running this sweep.
     """
+    from bnsweep.runners import Machine
     from bnsweep.sweep.ledger import Ledger
 
     spec = load(source)
     wanted = make_plan(spec)
     _refuse_unprepared(wanted)
-    _check_cpus(spec)
-    found = _preflight(spec, wanted.trials)
-    _check_gpus(spec, found)
+    site = Machine()
+    place = storage_folder(spec, storage) / spec.name
+    found = _admit(spec, wanted.trials, site, place, None, lambda _: None)
     ledger = Ledger.open(storage_folder(spec, storage), spec.name, create=True)
     with ledger.exclusive():
-        ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted))
+        ledger.write_sweep(spec.text or text_of(spec), _stored_plan(spec, wanted))
         tell = say or (lambda _: None)
         execution = Execution(spec, wanted, ledger, runner, lambda _: None, tell, time.monotonic())
         execution.train(execution.source(wanted.trials, found, train=False))
@@ -227,6 +236,7 @@ def run(
     root: Place | None = None,
     retry_failed: bool = False,
     accept_changes: bool = False,
+    where: Where = HERE,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
     begin: Callable[[int], None] | None = None,
@@ -240,6 +250,7 @@ def run(
         root: The sweep's own folder, where that exists already, instead of ``storage``.
         retry_failed: Take up the trials that failed before; otherwise they stay failed.
         accept_changes: Go on although claims, data or the code's numbers changed since there are results.
+        where: On which cluster, and how long to wait for another process; this machine by default.
         progress: Called with the workers' progress.
         say: Called with sentences for people.
         begin: Called with the number of trials to run, before the first starts.
@@ -256,7 +267,9 @@ def run(
     spec = load(source)
     wanted = make_plan(spec)
     _refuse_unprepared(wanted)
-    return _run(spec, wanted, runner, storage, root, retry_failed, accept_changes, progress, say, begin)
+    return _run(
+        spec, wanted, runner, storage, root, retry_failed, accept_changes, where, progress, say, begin
+    )
 
 
 def resume(
@@ -266,6 +279,7 @@ def resume(
     storage: str | None = None,
     retry_failed: bool = False,
     accept_changes: bool = False,
+    where: Where = HERE,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
     begin: Callable[[int], None] | None = None,
@@ -278,6 +292,7 @@ def resume(
         storage: Folder of results to look in.
         retry_failed: Take up the trials that failed before.
         accept_changes: Go on although norms, claims, data or the code's numbers changed.
+        where: On which cluster; this machine by default.
         progress: Called with the workers' progress.
         say: Called with sentences for people.
         begin: Called with the number of trials to run.
@@ -292,7 +307,9 @@ def resume(
     spec, wanted = stored_sweep(ledger, accept_changes)
     _refuse_unprepared(wanted)
     root = ledger.root
-    return _run(spec, wanted, runner, storage, root, retry_failed, accept_changes, progress, say, begin)
+    return _run(
+        spec, wanted, runner, storage, root, retry_failed, accept_changes, where, progress, say, begin
+    )
 
 
 def confirm(
@@ -304,6 +321,7 @@ def confirm(
     storage: str | None = None,
     retry_failed: bool = False,
     accept_changes: bool = False,
+    where: Where = HERE,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
     begin: Callable[[int], None] | None = None,
@@ -321,6 +339,7 @@ def confirm(
         storage: Folder of results to look in.
         retry_failed: Take up the trials that failed before.
         accept_changes: Go on although the code's numbers changed since there are results.
+        where: As for :func:`run`.
         progress: Called with the workers' progress.
         say: Called with sentences for people.
         begin: Called with the number of trials to run.
@@ -359,6 +378,7 @@ def confirm(
         None,
         retry_failed,
         accept_changes,
+        where,
         progress,
         say,
         begin,
@@ -373,6 +393,7 @@ def _run(
     root: Place | None,
     retry_failed: bool,
     accept_changes: bool,
+    where: Where,
     progress: Callable[[Progress], None] | None,
     say: Callable[[str], None] | None,
     begin: Callable[[int], None] | None,
@@ -385,6 +406,9 @@ def _run(
     folder = root or storage_folder(spec, storage) / spec.name
     known = (folder / "ledger.json").is_file()
     before = Ledger(folder) if known else None
+    if before and where.wait:
+        with before.exclusive(where.wait):
+            pass  # what is left is known when the other process has ended
     planned, unasked = wanted, 0
     if spec.method == "optuna":
         planned = wanted.with_suggestions(before) if before else wanted
@@ -399,29 +423,22 @@ def _run(
         tell(line)
     tell_what_is_not_kept(spec, planned, before, tell)
     uri = _tracking_uri(spec, folder.parent)
-    found = None
-    if left or unasked:
-        _check_cpus(spec)
-        if uri is not None:
-            from bnsweep.tracking import check_uri
-
-            check_uri(uri)
-        if not known:
-            Ledger.check_place(folder)
-        found = _preflight(spec, kinds_of_trials(spec) if unasked else left)
-        for note in found.notes:
-            tell(f"note: {note}")
-        _check_gpus(spec, found)
-    elif uri is not None:
-        uri = _reachable(uri, tell)
-    ledger = Ledger(folder) if root else Ledger.open(folder.parent, spec.name, create=True)
-    with ledger.exclusive(), stop_on_request(ledger):
-        stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
-        ledger.write_sweep(spec.text or _text(spec), stored)
-        watch = progress or (lambda _: None)
-        execution = Execution(spec, planned, ledger, runner, watch, tell, began, starts, len(left) + unasked)
-        start = begin or (lambda _: None)
-        return execution.run(left, found, uri, lambda count: start(count + unasked))
+    more = bool(left or unasked)
+    if not more and uri is not None and before is not None:
+        uri = _reachable(uri, before, tell)
+    knowledge = _knowledge(spec, before, str(folder.parent), tell)
+    address = where.cluster if more and runner is None else None
+    with join(spec, address, where.insecure, tell) as site:
+        kinds = kinds_of_trials(spec) if unasked else left
+        found = _admit(spec, kinds, site, folder, uri, tell) if more else None
+        ledger = Ledger(folder) if root else Ledger.open(folder.parent, spec.name, create=True)
+        with ledger.exclusive(where.wait), stop_on_request(ledger):
+            stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
+            ledger.write_sweep(spec.text or text_of(spec), stored)
+            show, start, count = progress or (lambda _: None), begin or (lambda _: None), len(left) + unasked
+            execution = Execution(spec, planned, ledger, runner, show, tell, began, starts, count, site)
+            execution.known = knowledge
+            return execution.run(left, found, uri, lambda count: start(count + unasked))
 
 
 def stop(name: str | PathLike[str], storage: str | None = None, patience: float = 15.0) -> bool:
@@ -469,8 +486,9 @@ def report(name: str | PathLike[str], storage: str | None = None, out: str | Non
         LedgerError: If there is no such sweep.
     """
     from bnsweep.analysis import make_report
+    from bnsweep.search import weigh
 
-    return make_report(find_ledger(name, storage), out)
+    return make_report(find_ledger(name, storage), out, weigh)
 
 
 def results(name: str | PathLike[str], storage: str | None = None) -> pd.DataFrame:
@@ -536,6 +554,48 @@ def sync(name: str | PathLike[str], storage: str | None = None, uri: str | None 
     return tracking.sync(ledger.root, store, timeout=MIRROR_SECONDS)
 
 
+def sync_study(name: str | PathLike[str], storage: str | None = None, uri: str | None = None) -> Shown | None:
+    """Make a database of Optuna's show a search; repeating it changes nothing.
+
+    Args:
+        name: The sweep, as for :func:`find_ledger`.
+        storage: Folder of results to look in.
+        uri: The database; by default the one that the sweep's file names.
+
+    Returns:
+        What it shows; ``None`` where no database is named.
+
+    Raises:
+        BnsweepError: If a database is named for a sweep that is no search of Optuna's.
+    """
+    from bnsweep.search import show_study
+
+    ledger = find_ledger(name, storage)
+    plan = ledger.plan()
+    if plan.get("method") != "optuna":
+        if uri is None:
+            return None
+        raise BnsweepError(
+            f"A study can be shown of a sweep of method optuna, but {ledger.name} is of method "
+            f"{plan.get('method')}. Its report shows what it found."
+        )
+    uri = uri or plan["search"].get("storage")
+    return show_study(ledger.root, str(uri)) if uri else None
+
+
+def _knowledge(
+    spec: SweepSpec, before: Ledger | None, storage: str, tell: Callable[[str], None]
+) -> Known | None:
+    """Return what a search that begins now knows already; one that has begun keeps what it knew."""
+    if "warm_start" not in spec.search or (before is not None and before.search_log.length):
+        return None
+    from bnsweep.search import knowledge
+
+    known = knowledge(spec, lambda name: find_ledger(name, storage))
+    tell(str(known))
+    return known
+
+
 def _refuse_unprepared(wanted: Plan) -> None:
     if wanted.unprepared is not None:
         raise BnsweepError(
@@ -565,49 +625,68 @@ def _opening(wanted: Plan, left: int, skipped: int) -> str:
     return text
 
 
-def _reachable(uri: str, tell: Callable[[str], None]) -> str | None:
+def _say_if_away(uri: str, tell: Callable[[str], None]) -> None:
+    """Say that a tracking store does not answer now; one that never will is an error."""
+    from bnsweep.tracking import unreachable
+    from bnsweep.tracking.credentials import redacted
+
+    if reason := unreachable(uri):
+        tell(
+            f"note: MLflow must answer at {redacted(uri)}, but {reason}. Training goes on without; what is "
+            "missing is sent once it answers, or by bnsweep sync."
+        )
+
+
+def _reachable(uri: str, ledger: Ledger, tell: Callable[[str], None]) -> str | None:
     """Return the store if it answers; a run with nothing to train does without it otherwise."""
     from bnsweep.errors import ServiceError
-    from bnsweep.tracking import check_uri
+    from bnsweep.tracking import check_uri, unsent
 
     try:
         check_uri(uri)
     except ServiceError as error:
-        tell(f"not mirrored: {error}")
+        summary = unsent(ledger, uri, "it does not answer")
+        tell(f"not mirrored: {error}" if summary.complete else f"not mirrored: {error} {summary}")
         return None
     return uri
 
 
-def _preflight(spec: SweepSpec, left: Sequence[TrialConfig]) -> Preflight:
-    from bnsweep.runners import preflight
-
+def _one_of_each(trials: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """Return one trial of each static signature."""
     kinds: dict[tuple[object, ...], TrialConfig] = {}
-    for trial in left:
+    for trial in trials:
         static = ("model", "width", "depth", "features", "dataset", "norm", "groups", "inputs")
         kinds.setdefault(tuple(trial.parameters.get(name) for name in static), trial)
-    return preflight(list(kinds.values()), data_folder(spec))
+    return list(kinds.values())
 
 
-def _check_cpus(spec: SweepSpec) -> None:
-    _check_count("cpus", spec.resources.cpus, os.cpu_count() or 1)
+def _admit(
+    spec: SweepSpec,
+    kinds: Sequence[TrialConfig],
+    site: Site,
+    place: Place,
+    uri: str | None,
+    tell: Callable[[str], None],
+) -> Preflight:
+    """Look, before anything is written, for what would stop the sweep where its workers will be."""
+    from bnsweep.sweep.ledger import Ledger
 
-
-def _check_gpus(spec: SweepSpec, found: Preflight) -> None:
-    _check_count("gpus", spec.resources.gpus, found.gpus)
-    if device_type(spec) == "cuda" and not spec.resources.gpus:
+    resources = spec.resources
+    if device_type(spec) == "cuda" and not resources.gpus:
         raise BnsweepError(
             "resources.gpus must be > 0 where resources.device is cuda, but found 0. Say how much of a GPU a "
             "pack takes, such as 0.25."
         )
-
-
-def _check_count(name: str, asked: float, have: int) -> None:
-    """Refuse what this machine cannot give, before anything is written."""
-    if asked > have:
-        raise BnsweepError(
-            f"resources.{name} must be <= {have}, the {name} of this machine, but found {asked:g}. "
-            "Ask for less, or run on a larger machine."
-        )
+    site.admit(resources.cpus, resources.gpus, str(place.parent), uri)
+    if uri is not None:
+        _say_if_away(uri, tell)
+    if not (place / "ledger.json").is_file():
+        Ledger.check_place(place)
+    found = site.preflight(_one_of_each(kinds), data_folder(spec))
+    for note in found.notes:
+        tell(f"note: {note}")
+    site.check_gpus(resources.gpus, found)
+    return found
 
 
 def _tracking_uri(spec: SweepSpec, folder: Place) -> str | None:
@@ -619,7 +698,8 @@ def _tracking_uri(spec: SweepSpec, folder: Place) -> str | None:
     return absolute_uri(spec.tracking) if spec.tracking else default_uri(local_folder(folder))
 
 
-def _text(spec: SweepSpec) -> str:
+def text_of(spec: SweepSpec) -> str:
+    """Return a spec as the text of a sweep file."""
     from bnsweep.sweep import to_yaml
 
     return to_yaml(spec.to_dict())
@@ -634,8 +714,18 @@ def _stored_plan(spec: SweepSpec, wanted: Plan) -> dict[str, Any]:
         "tracking": _stored_uri(spec),
         "data_root": data_folder(spec) if spec.data_root else None,
         "import_path": os.getcwd(),
-        "search": None if not spec.search else {**spec.search, "goal": Goal.of(spec).to_dict()},
+        "search": _stored_search(spec),
     }
+
+
+def _stored_search(spec: SweepSpec) -> dict[str, Any] | None:
+    """Return the search with what it is after, and its database as other directories name it."""
+    from bnsweep.tracking.uris import absolute_uri
+
+    if not spec.search:
+        return None
+    found = {**spec.search, "goal": Goal.of(spec).to_dict()}
+    return found | ({"storage": absolute_uri(found["storage"])} if "storage" in found else {})
 
 
 def _stored_uri(spec: SweepSpec) -> str | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bnsweep.errors import BnsweepError
 from bnsweep.positions import Positions
@@ -22,27 +23,33 @@ from bnsweep.trial import CUSTOM_NORM, DEFAULT_KERNEL, TrialConfig
 
 if TYPE_CHECKING:
     from bnsweep.analysis import Report
-    from bnsweep.runners import Preflight, Progress, Source, WorkerContext
+    from bnsweep.runners import Preflight, Progress, Site, Source, WorkerContext
     from bnsweep.runners.search_source import SearchSource
-    from bnsweep.search import Search
+    from bnsweep.search import Search, StudyMirrorProcess
+    from bnsweep.search.warm_start import Known
     from bnsweep.sweep.continuing import Start
     from bnsweep.sweep.ledger import Ledger
-    from bnsweep.tracking import Summary
+    from bnsweep.tracking import MirrorProcess, Summary
 
 __all__ = [
     "MIRROR_SECONDS",
     "Execution",
     "Outcome",
     "Runner",
+    "Where",
     "count_states",
     "data_folder",
     "device_type",
+    "join",
     "measurements",
     "worker_count",
 ]
 
 MIRROR_SECONDS = 120.0
 """How long the end of a run waits for a tracking store that does not answer."""
+
+STUDY_SECONDS = 15.0
+"""How long the end of a run waits for a study's database that does not answer."""
 
 STOP_SECONDS = 3.0
 """How long an interrupted run waits for it: what is missing is sent by the next run, or by sync."""
@@ -53,6 +60,42 @@ class Runner(Protocol):
 
     def run(self, source: Source, context: WorkerContext, report: Callable[[Progress], None]) -> bool:
         """Do everything that ``source`` has; return whether all was tried."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """On what a sweep is run.
+
+    Attributes:
+        address: A running Ray cluster; ``None`` for ``$RAY_ADDRESS``, else this machine alone.
+        insecure: Permit a cluster on this machine that asks for no token.
+        wait: Seconds to wait for another process that runs the sweep.
+    """
+
+    address: str | None = None
+    insecure: bool = False
+    wait: float = 0.0
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of the cluster, or ``None`` for this machine alone."""
+        stated = self.address or os.environ.get("RAY_ADDRESS")
+        return None if stated in (None, "", "local") else stated
+
+
+@contextmanager
+def join(spec: SweepSpec, address: str | None, insecure: bool, tell: Callable[[str], None]) -> Iterator[Site]:
+    """Give the site of a run: this machine, or the cluster at ``address``, which is joined meanwhile."""
+    from bnsweep.runners import Machine
+
+    if address is None:
+        yield Machine()
+        return
+    from bnsweep.runners.joining import attach
+    from bnsweep.runners.parcel import packed
+
+    with packed(spec) as parcel, attach(address, insecure=insecure, parcel=parcel, say=tell) as cluster:
+        yield cluster
 
 
 @dataclass(frozen=True)
@@ -92,7 +135,13 @@ class Outcome:
 
 
 class Execution:
-    """One run of a sweep: its packs, and the errors met on the way."""
+    """One run of a sweep: its packs, and the errors met on the way.
+
+    Attributes:
+        known: What a search that begins now knows already; set it before :meth:`run`.
+    """
+
+    known: Known | None = None
 
     def __init__(
         self,
@@ -105,16 +154,19 @@ class Execution:
         began: float,
         starts: Mapping[str, Start] | None = None,
         total: int = 0,
+        site: Site | None = None,
     ) -> None:
         self.total = total
         self.positions: Positions | None = None
-        self.began = began
+        self.began, self.site = began, site
         self.starts = starts or {}
         self.spec, self.plan, self.ledger = spec, wanted, ledger
         self.runner, self.progress, self.tell = runner, progress, tell
         self.errors: dict[str, int] = {}
         self.device = device_type(spec)
         self._rung: SearchSource | None = None
+        self._study: StudyMirrorProcess | None = None
+        self._mirror: MirrorProcess | None = None
 
     def run(
         self,
@@ -129,7 +181,7 @@ class Execution:
 
         finished, made, tracked = True, None, None
         suggested = len(self.plan.trials)
-        mirror = _start_mirror(self.ledger, uri)
+        mirror = self._mirror = _start_mirror(self.ledger, uri)
         try:
             if found is not None:
                 self.ledger.write_environment(describe_driver())
@@ -144,6 +196,8 @@ class Execution:
         finally:
             if self.positions is not None:
                 self.positions.end("done" if finished and sys.exc_info()[0] is None else "interrupted")
+            if self._study:
+                self.tell(str(self._study.finish(STUDY_SECONDS if finished else STOP_SECONDS)))
             if mirror:
                 tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
         if self.spec.method == "optuna":
@@ -174,7 +228,11 @@ class Execution:
         from bnsweep.runners.search_source import PlannedConditions, SearchSource, Suggester
 
         spec, log = self.spec, self.ledger.search_log
-        search: Suggester = PlannedConditions(self.plan) if spec.method == "random" else self._optuna()
+        search: Suggester = (
+            PlannedConditions(self.plan, self.ledger.open_packs())
+            if spec.method == "random"
+            else self._optuna()
+        )
         rule = None
         if spec.early_stop:
             from bnsweep.runners.early_stopping import Stopper
@@ -189,9 +247,12 @@ class Execution:
         return self._rung
 
     def _optuna(self) -> Search:
-        from bnsweep.search import Search
+        from bnsweep.search import Search, StudyMirrorProcess
 
-        return Search(self.spec, self.ledger.search_log, expander(self.spec))
+        search = Search(self.spec, self.ledger.search_log, expander(self.spec), self.known)
+        if uri := self.spec.search.get("storage"):  # after the events were read, and mended if they had to be
+            self._study = StudyMirrorProcess(self.ledger.root, uri)
+        return search
 
     def train(self, source: Source) -> bool:
         """Let the runner do what there is to do; return whether all was tried."""
@@ -202,7 +263,7 @@ class Execution:
             data_root=data_folder(self.spec),
             threads=max(1, int(self.spec.resources.cpus)),
             import_path=os.getcwd(),
-            neighbours=worker_count(self.spec),
+            neighbours=worker_count(self.spec, self.site),
             keep_states=self.spec.keep_checkpoints,
             save_weights=self.spec.save_weights == "final",
         )
@@ -212,6 +273,8 @@ class Execution:
     def _watch(self, progress: Progress) -> None:
         if self.positions is not None:
             self.positions.update(progress)
+        for sentence in self._mirror.news() if self._mirror else ():
+            self.tell(sentence)
         if progress.value is not None and self._rung is not None:
             self._rung.rung(progress)
         if progress.note:
@@ -234,12 +297,12 @@ def device_type(spec: SweepSpec) -> str:
     return automatic if resources.device == "auto" else resources.device
 
 
-def worker_count(spec: SweepSpec) -> int:
-    """Return how many workers of a sweep this machine takes at once."""
+def worker_count(spec: SweepSpec, site: Site | None = None) -> int:
+    """Return how many workers of a sweep share a machine: this one, or the largest of a cluster."""
+    from bnsweep.runners import Machine
+
     resources = spec.resources
-    slots = max(1, int((os.cpu_count() or 1) / max(resources.cpus, 1e-3)))
-    if resources.gpus:
-        slots = min(slots, max(1, int(1 / resources.gpus))) if resources.gpus < 1 else slots
+    slots = (site or Machine()).neighbours(resources.cpus, resources.gpus)
     return min(slots, resources.max_concurrent or slots)
 
 
@@ -270,7 +333,7 @@ def _tune_runner(spec: SweepSpec) -> Runner:
     return TuneRunner(resources.cpus, resources.gpus, resources.max_concurrent)
 
 
-def _start_mirror(ledger: Ledger, uri: str | None) -> Any:
+def _start_mirror(ledger: Ledger, uri: str | None) -> MirrorProcess | None:
     from bnsweep.tracking import start_mirror
 
     return start_mirror(ledger.root, uri) if uri else None
@@ -278,9 +341,10 @@ def _start_mirror(ledger: Ledger, uri: str | None) -> Any:
 
 def _report(ledger: Ledger, tell: Callable[[str], None]) -> Report | None:
     from bnsweep.analysis import make_report
+    from bnsweep.search import weigh
 
     try:
-        return make_report(ledger)
+        return make_report(ledger, weigh=weigh)
     except BnsweepError as error:
         tell(f"no report: {error}")
         return None

@@ -36,7 +36,7 @@ class Frequent:
         return bool(self.runner.run(source, replace(context, checkpoint_seconds=self.seconds), report))
 
 
-def ray_runner(address: str | None, workers: int | None = None) -> Any:
+def ray_runner(workers: int | None = None) -> Any:
     """Return the runner on Ray Tune, with workers that write the journal."""
     from bnsweep.runners import tune
 
@@ -47,7 +47,7 @@ def ray_runner(address: str | None, workers: int | None = None) -> Any:
             journal.install()
             super().setup(config, **more)
 
-    runner = tune.TuneRunner(1, 0, workers, address)
+    runner = tune.TuneRunner(1, 0, workers)
     runner.trainable = Journalled
     return runner
 
@@ -66,18 +66,22 @@ def run(file: str, storage: str, ray: str, seconds: float, workers: int = 2) -> 
         The exit code, as of ``bnsweep run``.
     """
 
+    from bnsweep.runners.joining import attach
+
     def show(progress: Progress) -> None:
         if progress.error:
             print("error:", progress.error, flush=True)
 
-    runner = LocalRunner(0.5) if ray == "none" else ray_runner(None if ray == "local" else ray, workers)
+    runner = LocalRunner(0.5) if ray == "none" else ray_runner(workers)
     if ray == "none":
         journal.install()
+    joined = contextlib.nullcontext() if ray in ("none", "local") else attach(ray)
     try:
-        outcome = api.run(
-            file, runner=Frequent(runner, seconds), storage=storage, progress=show,
-            say=lambda text: print(text, flush=True),
-        )  # fmt: skip
+        with joined:
+            outcome = api.run(
+                file, runner=Frequent(runner, seconds), storage=storage, progress=show,
+                say=lambda text: print(text, flush=True),
+            )  # fmt: skip
     except BnsweepError as error:
         print(f"refused: {error}", flush=True)
         return error.exit_code

@@ -20,6 +20,7 @@ from bnsweep.analysis.tables import lr_text, slug
 
 if TYPE_CHECKING:
     from bnsweep.analysis.results import Results
+    from bnsweep.sweep.objectives import Share
 
 __all__ = ["MOST_FACETS", "draw_all", "draw_claims"]
 
@@ -68,11 +69,12 @@ _NAMES = sorted(
 )
 
 
-def draw_all(results: Results) -> list[FigureFile]:
+def draw_all(results: Results, shares: Sequence[tuple[str, Sequence[Share]]] = ()) -> list[FigureFile]:
     """Draw every figure that the sweep has the readings for, facet by facet.
 
     Args:
         results: The sweep.
+        shares: What settings explain of each metric of a search.
 
     Returns:
         Figures in the order of the report; the same sweep gives the same bytes.
@@ -84,7 +86,7 @@ def draw_all(results: Results) -> list[FigureFile]:
             facet = _Facet(results, ranges, styles)
             found.extend(facet.figures())
         if results.found is not None:
-            found.extend(search_figures(results.found))
+            found.extend(search_figures(results.found, shares))
     return found
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bnsweep.analysis.figures import FigureFile
     from bnsweep.analysis.results import Results
     from bnsweep.sweep.ledger import Ledger
+    from bnsweep.sweep.objectives import Weigh
 
 __all__ = ["Report", "make_report"]
 
@@ -39,7 +40,7 @@ class Report:
     summary: str
 
 
-def make_report(ledger: Ledger, out: Place | str | None = None) -> Report:
+def make_report(ledger: Ledger, out: Place | str | None = None, weigh: Weigh | None = None) -> Report:
     """Write the report of a sweep, finished or not.
 
     The same ledger, read with the same versions of the libraries, gives the same bytes. Figures that
@@ -48,6 +49,7 @@ def make_report(ledger: Ledger, out: Place | str | None = None) -> Report:
     Args:
         ledger: The sweep's ledger.
         out: Folder to write to; by default ``report`` inside the ledger.
+        weigh: Says how much of a search's outcome each setting explains.
 
     Raises:
         BnsweepError: If the folder cannot be written.
@@ -56,10 +58,12 @@ def make_report(ledger: Ledger, out: Place | str | None = None) -> Report:
     from bnsweep.analysis.gallery import draw_all, draw_claims
     from bnsweep.analysis.page import render_page
     from bnsweep.analysis.results import Results
+    from bnsweep.analysis.searches import share_table
     from bnsweep.analysis.summary import text_summary
 
     results = Results.read(ledger)
-    figures, evidence = draw_all(results), draw_claims(results)
+    shares = results.found.shares(weigh) if results.found and weigh else ()
+    figures, evidence = draw_all(results, shares), draw_claims(results)
     folder = place(out) if out is not None else ledger.report_dir
     contents = _figure_contents([*evidence.values(), *figures]) | _table_contents(results)
     if results.verdicts:
@@ -68,6 +72,8 @@ def make_report(ledger: Ledger, out: Place | str | None = None) -> Report:
         contents["verdicts.json"] = verdict_json(
             results.verdicts, results.frozen, max((one.written_at for one in results.records), default="")
         )
+    if shares:
+        contents["tables/importance.csv"] = _csv(share_table(shares))
     contents["report.html"] = render_page(results, figures, evidence).encode()
     try:
         _write_all(folder, contents)

@@ -79,7 +79,7 @@ class Results:
             failed={key: n for key, n in ledger.failed().items() if not order or key in order},
             environment=ledger.environment(),
             ledger_warnings=tuple(ledger.warnings),
-            search=stored.get("search"),
+            search=_search(stored, ledger),
         )
 
     @property
@@ -186,3 +186,11 @@ class Results:
         first = curves.dropna(subset=["value"]).groupby("trial_id", observed=True)["value"].first()
         finite = first[first.abs() < float("inf")]
         return {str(trial): float(value) for trial, value in finite.items()}
+
+
+def _search(stored: Mapping[str, Any], ledger: Ledger) -> Mapping[str, Any] | None:
+    """Return a stored search, with what it knew before it began."""
+    if not stored.get("search"):
+        return None
+    begin = next(iter(ledger.search_log), {})
+    return {**stored["search"], "known": begin.get("warm_start") or {}}

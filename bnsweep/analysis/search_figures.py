@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bnsweep.analysis.figures import FigureFile, finish
-from bnsweep.analysis.searches import Found, Tried
+from bnsweep.analysis.searches import Found, Tried, is_wide
 from bnsweep.analysis.styles import INK, QUIET, log_y, new_figure
+from bnsweep.sweep.objectives import Share
 from bnsweep.sweep.spec import Metric
 from bnsweep.trial import Value
 
@@ -28,8 +29,21 @@ _MARKS = (
 )
 
 
-def search_figures(found: Found) -> Iterator[FigureFile]:
-    """Yield the figures that the finished conditions allow; call it while drawing is set up."""
+_SHARES = (
+    "Share of the variance of the conditions' ranks that a parameter explains alone (fANOVA, a forest's "
+    "estimate), over conditions that ran to their end. Up to the mark, a parameter without any effect could "
+    "look as important. A hollow bar: judged among those conditions alone in which the parameter applies. A "
+    "search looks more often where it is good, which colours these shares."
+)
+
+
+def search_figures(found: Found, shares: Sequence[tuple[str, Sequence[Share]]] = ()) -> Iterator[FigureFile]:
+    """Yield the figures that the finished conditions allow; call it while drawing is set up.
+
+    Args:
+        found: The search.
+        shares: What settings explain of each metric.
+    """
     if not found.complete:
         return
     for index, metric in enumerate(found.goal.metrics):
@@ -49,6 +63,11 @@ def search_figures(found: Found) -> Iterator[FigureFile]:
                 "One line a condition that ran to its end, the darker the better (by rank). A gap: the "
                 "parameter does not apply.",
             )  # fmt: skip
+    if shares:
+        yield finish(
+            _importance(shares), "search-importance", "The search: what each parameter explains",
+            _SHARES,
+        )  # fmt: skip
     if len(found.goal.metrics) > 1:
         yield finish(
             _pareto(found), "search-pareto", "The search: Pareto front",
@@ -158,12 +177,6 @@ def _places(values: Sequence[Value | None]) -> list[float | None]:
     return [None if value is None else float(value) for value in values]
 
 
-def _wide(values: Sequence[Value | None]) -> bool:
-    """Tell whether numbers span two decades or more, so that a logarithm shows them better."""
-    known = [float(value) for value in _places(values) if value is not None]
-    return bool(known) and _listed(values) is None and min(known) > 0 and max(known) / min(known) > 100
-
-
 def _parameter_axis(axes: Axes, name: str, values: Sequence[Value | None]) -> None:
     axes.set_xlabel(name.replace("_", " "))
     listed = _listed(values)
@@ -171,7 +184,7 @@ def _parameter_axis(axes: Axes, name: str, values: Sequence[Value | None]) -> No
         turn = 30 if sum(len(str(value)) for value in listed) > 24 else 0
         axes.set_xticks(range(len(listed)), [str(value) for value in listed], rotation=turn)
         axes.set_xlim(-0.5, len(listed) - 0.5)
-    elif _wide(values):
+    elif is_wide(values):
         axes.set_xscale("log")
 
 
@@ -184,7 +197,7 @@ def _parallel(found: Found, index: int) -> Figure:
     columns = []
     for name in found.names:
         values = [one.parameters.get(name) for one in ordered]
-        columns.append(_unit(_places(values), _wide(values)))
+        columns.append(_unit(_places(values), is_wide(values)))
     columns.append(_unit([one.worth.values[index] for one in ordered], False))
     for rank, heights in enumerate(zip(*columns, strict=True)):
         share = (rank + 1) / len(ordered)
@@ -204,6 +217,26 @@ def _unit(values: Sequence[float | None], log: bool) -> list[float | None]:
     low, high = min(known, default=0.0), max(known, default=1.0)
     span = (high - low) or 1.0
     return [None if v is None else ((math.log(v) if log else v) - low) / span for v in values]
+
+
+def _importance(shares: Sequence[tuple[str, Sequence[Share]]]) -> Figure:
+    most = max(len(found) for _, found in shares)
+    figure = new_figure(7.4, (0.34 * most + 0.7) * len(shares) + 0.1)
+    panels = figure.subplots(len(shares), squeeze=False, sharex=True)
+    for axes, (metric, found) in zip(panels[:, 0], shares, strict=True):
+        for place, one in enumerate(found):
+            fill = BLUE if one.everywhere else "none"
+            axes.barh(place, 100 * one.share, height=0.6, facecolor=fill, edgecolor=BLUE)
+            axes.plot([100 * one.blank] * 2, [place - 0.4, place + 0.4], color=INK, linewidth=1.2)
+        names = [one.name if one.everywhere else f"{one.name} (in {one.number})" for one in found]
+        axes.set_yticks(range(len(found)), [name.replace("_", " ") for name in names])
+        axes.set_ylim(len(found) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(0, 100)
+        if len(shares) > 1:
+            axes.set_title(metric.replace("_", " "), loc="left", fontsize=9)
+    panels[-1, 0].set_xlabel("explained alone (%)")
+    return figure
 
 
 def _pareto(found: Found) -> Figure:

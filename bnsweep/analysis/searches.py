@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.analysis.intervals import MeanInterval, mean_interval
 from bnsweep.analysis.scores import counted_value
 from bnsweep.analysis.tables import number_text
-from bnsweep.sweep.objectives import Goal, Worth
+from bnsweep.sweep.objectives import Goal, Share, Weigh, Worth
 from bnsweep.trial import TrialState, Value
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bnsweep.analysis.results import Results
     from bnsweep.sweep.records import Record
 
-__all__ = ["MOST_BEST", "Found", "Tried", "pareto_front"]
+__all__ = ["MOST_BEST", "Found", "Tried", "is_wide", "pareto_front", "share_table"]
 
 MOST_BEST = 10
 """Conditions in the table of the best."""
@@ -54,6 +54,7 @@ class Found:
     Attributes:
         goal: What the search is after.
         sampler: How conditions were chosen.
+        known: What a warm start knew before the first of them; empty where there was none.
         names: The parameters that vary, in the order of the table of parameters.
         tried: Finished conditions in the order tried.
     """
@@ -62,6 +63,7 @@ class Found:
     sampler: str
     names: tuple[str, ...]
     tried: tuple[Tried, ...]
+    known: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, results: Results) -> Found | None:
@@ -79,7 +81,13 @@ class Found:
             own = [records[member] for member in members if member in records]
             if len(own) == len(members):
                 tried.append(_tried(number, condition, own, goal, names))
-        return cls(goal, str(results.search.get("sampler") or "default"), names, tuple(tried))
+        return cls(
+            goal,
+            str(results.search.get("sampler") or "default"),
+            names,
+            tuple(tried),
+            results.search.get("known") or {},
+        )
 
     @cached_property
     def complete(self) -> tuple[Tried, ...]:
@@ -115,6 +123,17 @@ class Found:
         points = [tuple(s * v for s, v in zip(signs, one.worth.values, strict=True)) for one in feasible]
         return tuple(feasible[index].number for index in pareto_front(points))
 
+    def shares(self, weigh: Weigh) -> list[tuple[str, Sequence[Share]]]:
+        """Return what each setting explains of each metric, over the conditions that ran to their end."""
+        found = []
+        wide = [name for name in self.names if is_wide([one.parameters.get(name) for one in self.complete])]
+        for index, metric in enumerate(self.goal.metrics):
+            values = [one.worth.values[index] for one in self.complete]
+            shares = weigh([one.parameters for one in self.complete], values, wide)
+            if shares:
+                found.append((metric.name, shares))
+        return found
+
     def table(self) -> pd.DataFrame:
         """Return one row a finished condition, in the order tried."""
         import pandas as pd
@@ -149,6 +168,22 @@ class Found:
         parameters = (_text(one.parameters.get(name)) for name in self.names)
         diverged = f"{100 * one.worth.diverged_fraction:.0f} %"
         return (str(rank), str(one.number), *parameters, *values, str(one.means[0].n), diverged)
+
+
+def is_wide(values: Sequence[Value | None]) -> bool:
+    """Tell whether values are numbers over two decades or more, so that a logarithm shows them better."""
+    known = [value for value in values if value is not None]
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in known):
+        return False
+    numbers = [float(value) for value in known]
+    return bool(numbers) and min(numbers) > 0 and max(numbers) / min(numbers) > 100
+
+
+def share_table(shares: Sequence[tuple[str, Sequence[Share]]]) -> pd.DataFrame:
+    """Return one row a metric and setting."""
+    import pandas as pd
+
+    return pd.DataFrame([{"metric": metric, **vars(share)} for metric, found in shares for share in found])
 
 
 def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:

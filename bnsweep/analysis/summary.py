@@ -62,6 +62,11 @@ def best_note(found: Found) -> str:
         text += f", the {len(found.front)} of the Pareto front first"
     text += f"; {infeasible} break a constraint and come last" if infeasible else ""
     text += f"; {stopped} were stopped early and are not among them" if stopped else ""
+    if found.known:
+        text += (
+            f"; the sampler knew {found.known['known']} conditions of {found.known['source']} before, which "
+        )
+        text += "are not among them"
     return f"{text}. The best of many is better than it will be again: its luck was chosen too."
 
 

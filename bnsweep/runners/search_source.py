@@ -67,30 +67,33 @@ class PlannedConditions:
 
     Args:
         plan: The plan.
+        begun: Packs that were left open: their conditions go on first.
     """
 
     lag: int | None = None
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, begun: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         seeds = len(plan.seeds)
         self._planned = [
             Suggestion(start // seeds, plan.trials[start : start + seeds], plan.labels[start : start + seeds])
             for start in range(0, len(plan.trials), seeds)
         ]
         self.budget = len(self._planned)
-        self.suggestions: list[Suggestion] = []
-        self.open: list[Suggestion] = []
+        members = {trial_id for pack in (begun or {}).values() for trial_id in pack["members"]}
+        self.open = [one for one in self._planned if members.intersection(one.trial_ids)]
+        self.suggestions = list(self.open)
+        self._next = [one for one in self._planned if not members.intersection(one.trial_ids)][::-1]
 
     @property
     def more(self) -> bool:
         """Whether some condition was not handed out yet."""
-        return len(self.suggestions) < self.budget
+        return bool(self._next)
 
     def ask(self) -> Suggestion | None:
         """Return the next condition, finished or not."""
         if not self.more:
             return None
-        self.suggestions.append(self._planned[len(self.suggestions)])
+        self.suggestions.append(self._next.pop())
         return self.suggestions[-1]
 
     def end(self, number: int, records: Sequence[Record]) -> None:
@@ -266,9 +269,11 @@ class SearchSource:
         for number, one in list(self._waiting.items()):
             if all(trial_id in self._done or trial_id in self._failed for trial_id in one.trial_ids):
                 records = list(self.ledger.records(one.trial_ids))
-                self.search.end(number, records)
-                if len(records) == len(one.trials):
+                if len(records) == len(
+                    one.trials
+                ):  # before the end is written: what has ended is not looked at
                     self._tell_rule(one.trials[0].condition_id, records)
+                self.search.end(number, records)
                 del self._waiting[number]
 
     def _tell_rule(self, condition: str, records: Sequence[Record]) -> None:

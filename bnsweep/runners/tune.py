@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,8 +19,8 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from bnsweep.errors import BnsweepError, ServiceError
-
+from .cluster import Cluster
+from .joining import prepare_tune, start_ray
 from .leftovers import driver_folder, ray_folder
 from .source import Source, Unit
 from .work import PackWorker, Progress, WorkerContext, unit_key
@@ -39,6 +37,9 @@ this long."""
 
 BARRIER_SECONDS = 60.0
 MAX_LOSSES = 3
+
+MOST_WORKERS = 1000
+"""Most workers that are asked for at once of a cluster that grows."""
 
 Report = Callable[[Progress], None]
 
@@ -248,21 +249,22 @@ class _Watch(tune.Callback):
 
 
 class TuneRunner:
-    """Runs packs on a Ray cluster, or on a Ray started here for the time of the sweep.
+    """Runs packs on the Ray that this process has joined, or on one started here for the time of the sweep.
 
     Args:
         cpus: CPUs of one worker.
         gpus: GPUs of one worker; a fraction shares a device.
         max_concurrent: Most workers at once; by default as many as there are slots.
-        address: Address of a running cluster; ``None`` starts Ray on this machine.
     """
 
     def __init__(
-        self, cpus: float = 1, gpus: float = 0, max_concurrent: int | None = None, address: str | None = None
+        self,
+        cpus: float = 1,
+        gpus: float = 0,
+        max_concurrent: int | None = None,
     ) -> None:
         self.cpus, self.gpus = cpus, gpus
         self.max_concurrent = max_concurrent
-        self.address = address
         self.trainable: type[tune.Trainable] = _PackTrainable
 
     def run(self, source: Source, context: WorkerContext, report: Report) -> bool:
@@ -280,34 +282,41 @@ class TuneRunner:
             BnsweepError: If one worker needs more than the cluster has.
             ServiceError: If Ray does not start or does not answer.
         """
-        with driver_folder() as folder, _ray(self.address, folder):
-            workers = min(self._slots(), source.width)
+        with driver_folder() as folder, _ray(folder):
+            slots, most = self._slots()
             barrier = ray.remote(num_cpus=0)(_Barrier).remote()
-            searcher = PackSearcher(source, workers, barrier.supply.remote)
-            self._fit(searcher, context, report, barrier, str(folder))
+            searcher = PackSearcher(source, min(most, source.width), barrier.supply.remote)
+            self._fit(searcher, context, report, barrier, str(folder), min(slots, searcher.workers))
             for progress in searcher.abandoned:
                 report(progress)
             return searcher.idle
 
-    def _slots(self) -> int:
-        """Count the workers that fit, before anything waits for a place that cannot come."""
-        have = ray.cluster_resources()
-        needs = {"CPU": self.cpus, "GPU": self.gpus}
-        for name, need in needs.items():
-            if need > have.get(name, 0):
-                raise BnsweepError(
-                    f"resources.{name.lower()}s must be <= {have.get(name, 0):g}, the {name}s of this Ray "
-                    f"cluster, but found {need:g}; ask for less, or use a larger cluster"
-                )
-        slots = min(int(have.get(name, 0) / need) for name, need in needs.items() if need)
-        return min(slots, self.max_concurrent) if self.max_concurrent else slots
+    def _slots(self) -> tuple[int, int]:
+        """Count the workers that fit now, and those that may be asked for, before anything waits for a place.
+
+        Where machines can join, as many are asked for as there may be: what waits for a place is what an
+        autoscaler goes by.
+        """
+        cluster = Cluster()
+        cluster.check_place(self.cpus, self.gpus)
+        slots = cluster.slots(self.cpus, self.gpus)
+        if cluster.grows:
+            return slots, self.max_concurrent or MOST_WORKERS
+        most = min(slots, self.max_concurrent) if self.max_concurrent else slots
+        return most, most
 
     def _fit(
-        self, searcher: PackSearcher, context: WorkerContext, report: Report, barrier: Any, folder: str
+        self,
+        searcher: PackSearcher,
+        context: WorkerContext,
+        report: Report,
+        barrier: Any,
+        folder: str,
+        present: int,
     ) -> None:
         workers = searcher.workers
         trainable = tune.with_resources(
-            tune.with_parameters(self.trainable, context=context, barrier=barrier, workers=workers),
+            tune.with_parameters(self.trainable, context=context, barrier=barrier, workers=present),
             {"cpu": self.cpus, "gpu": self.gpus},
         )
         tuner = tune.Tuner(
@@ -334,54 +343,15 @@ def _machine_lost(cause: str) -> bool:
 
 
 @contextmanager
-def _ray(address: str | None, folder: Path) -> Iterator[None]:
-    """Connect to Ray, or start it for a while; quiet, and without what Tune would write for itself."""
-    for name, value in {
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "RAY_DEDUP_LOGS": "0",
-    }.items():
-        os.environ.setdefault(name, value)
+def _ray(folder: Path) -> Iterator[None]:
+    """Use the Ray that was joined, or start one for a while, which only this process may use; quietly."""
+    prepare_tune()
     quiet = logging.getLogger("ray.tune")
     level = quiet.level
     with ExitStack() as stack:
         if not ray.is_initialized():
-            with _own_sigterm():
-                _start(address, folder)
+            start_ray(ray_folder(folder))
             stack.callback(ray.shutdown)
         quiet.setLevel(logging.CRITICAL)  # a lost worker is handed out again, and its end is reported by us
         stack.callback(quiet.setLevel, level)
         yield
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep the driver's handler of SIGTERM, which starting Ray replaces by one that ends the process."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
-
-
-def _start(address: str | None, folder: Path, attempts: int = 3) -> None:
-    """Start Ray, again where a busy machine was slow: Ray gives its own processes 30 s."""
-    own = {} if address else {"_temp_dir": ray_folder(folder)}
-    for attempt in range(1, attempts + 1):
-        try:
-            ray.init(
-                address=address or "local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **own,
-            )
-            return
-        except Exception as error:
-            ray.shutdown()
-            if attempt == attempts or "timed out during startup" not in str(error):
-                where = address or "this machine"
-                raise ServiceError(f"Ray must start on {where}, but it said: {error}") from error

@@ -12,7 +12,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bnsweep.errors import Mistake, SpecError
 from bnsweep.sweep.draws import condition_at, points
@@ -20,6 +20,7 @@ from bnsweep.sweep.samplers import OPTUNA_SAMPLERS
 from bnsweep.sweep.spec import SweepSpec
 from bnsweep.trial import derive_seed
 
+from .databases import driver_mistake
 from .spaces import Space, settle
 
 __all__ = ["PointSampler", "SettledSampler", "check_sampler", "name_of", "quiet", "sampler_for"]
@@ -62,14 +63,18 @@ def check_sampler(spec: SweepSpec) -> None:
         hint = f"pip install {needs}"
         mistake = Mistake("search.sampler", "must be installed", f"{name} without package {needs}", hint)
         raise SpecError([mistake], spec.source)
+    if missing := driver_mistake("search.storage", str(spec.search.get("storage", ""))):
+        raise SpecError([missing], spec.source)
     try:
-        sampler_for(spec, Space(spec.parameters), 0)
+        space = Space(spec.parameters)
+        warm = [create_trial(value=0.0)] if spec.search.get("warm_start") else []
+        sampler_for(spec, space, 0, warm)
     except (ValueError, TypeError) as error:
         mistake = Mistake("search.options", "must be options that Optuna takes", str(error))
         raise SpecError([mistake], spec.source) from None
 
 
-def sampler_for(spec: SweepSpec, space: Space, number: int) -> BaseSampler:
+def sampler_for(spec: SweepSpec, space: Space, number: int, known: Sequence[FrozenTrial] = ()) -> BaseSampler:
     """Return the sampler that suggests one condition.
 
     No random state outlives a suggestion: the sampler of suggestion ``number`` has a seed of its
@@ -79,6 +84,7 @@ def sampler_for(spec: SweepSpec, space: Space, number: int) -> BaseSampler:
         spec: The sweep.
         space: Its settings.
         number: The number of the suggestion.
+        known: What a warm start knew, for a sampler that learns from its own conditions alone.
     """
     name, seed = name_of(spec), int(spec.search.get("seed", 0))
     options: dict[str, Any] = dict(spec.search.get("options", {}))
@@ -89,6 +95,7 @@ def sampler_for(spec: SweepSpec, space: Space, number: int) -> BaseSampler:
         options.setdefault("group", space.branches and options["multivariate"])
     else:
         options |= {} if name == "nsga2" else {"warn_independent_sampling": False}
+        options |= {"source_trials": list(known)} if name == "cmaes" and known else {}
     with quiet():
         made = getattr(optuna.samplers, _CLASSES[name])(
             seed=derive_seed(seed, "suggestion", number) % 2**32, **options

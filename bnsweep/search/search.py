@@ -20,11 +20,11 @@ from bnsweep.trial import TrialConfig, TrialState, Value, short_hash
 
 if TYPE_CHECKING:
     from .studies import SearchStudy
+    from .warm_start import Known
 
 __all__ = ["Search", "Suggestion"]
 
 Expand = Callable[[Mapping[str, Value]], Sequence[TrialConfig]]
-Prior = tuple[Mapping[str, Any], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Search:
         spec: A spec of method ``optuna``.
         log: The ledger's events, which are replayed now.
         expand: Returns the trials of a condition.
-        prior: Returns what the sampler shall know at the start: settings and objectives.
+        known: What the sampler shall know at the start; of no effect where the search has begun.
         clock: Reads the time that ``search.timeout`` counts.
 
     Raises:
@@ -76,7 +76,7 @@ class Search:
         spec: SweepSpec,
         log: SearchLog,
         expand: Expand,
-        prior: Callable[[], Sequence[Prior]] = tuple,
+        known: Known | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         from .studies import SearchStudy
@@ -91,7 +91,7 @@ class Search:
         self._told = 0
         self._clock, self._began = clock, clock()
         self._varying = tuple(self.study.space.free)
-        self._replay(prior)
+        self._replay(known)
 
     # -- what is to be done ----------------------------------------------------------------------
 
@@ -151,14 +151,12 @@ class Search:
 
     # -- what has happened -----------------------------------------------------------------------
 
-    def _replay(self, prior: Callable[[], Sequence[Prior]]) -> None:
+    def _replay(self, known: Known | None) -> None:
         events = list(self.log)
         identity = self._identity()
         if not events:
-            self.log.append("begin", identity=identity, method="optuna")
-            for parameters, values in prior():
-                self.log.append("prior", parameters=dict(parameters), values=list(values))
-            events = list(self.log)
+            content = {} if known is None else {"warm_start": known.to_dict(), "prior": known.observations}
+            events = [self.log.append("begin", identity=identity, method="optuna", **content)]
         if events[0].get("identity") != identity:
             raise BnsweepError(
                 f"Search {self.spec.name} must be what it was when it began, but its parameters, seeds, "
@@ -166,8 +164,8 @@ class Search:
                 "Give it another name; search.warm_start takes over what was learnt."
             )
         for event in events:
-            if event["event"] == "prior":
-                self.study.know(event["parameters"], event["values"])
+            if event["event"] == "begin":
+                self.study.know(event.get("prior", ()))
             elif event["event"] == "suggest":
                 self._inform(int(event["number"]))
                 self.study.repeat(event)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,21 @@ STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed
 
 ASKED_AGAIN = ("cmaes",)
 """Samplers that keep pickles in the study: they are rebuilt by asking again, never from these."""
+
+
+LARGE_LOSS = math.log(10)
+"""The loss of guessing one of ten classes; above it, by how much says little."""
+
+
+def _squeezed(loss: float) -> float:
+    """Return a loss as it is up to :data:`LARGE_LOSS`, and less than twice that beyond, in order.
+
+    Example:
+        >>> _squeezed(0.5), round(_squeezed(4.0), 2), round(_squeezed(1e30), 2)
+        (0.5, 3.5, 4.61)
+    """
+    over = loss - LARGE_LOSS
+    return loss if over <= 0 else LARGE_LOSS * (2 - 1 / (1 + over / LARGE_LOSS))
 
 
 @dataclass(frozen=True)
@@ -56,8 +72,8 @@ class SearchStudy:
     def __init__(self, spec: SweepSpec) -> None:
         self.spec, self.space = spec, Space(spec.parameters)
         self.name = name_of(spec)
-        self.priors = 0
-        self.changed: Callable[[FrozenTrial], None] = lambda _: None
+        self._known: list[FrozenTrial] = []
+        self._minimized = tuple(metric.goal == "minimize" for metric in Goal.of(spec).metrics)
         self._storage = InMemoryStorage()
         with quiet():
             self.study = optuna.create_study(
@@ -78,7 +94,6 @@ class SearchStudy:
         trial = self._trial(number)
         after = self._storage.get_study_system_attrs(self._id)
         added = {name: value for name, value in after.items() if before.get(name) != value}
-        self.changed(trial)
         if self.name in ASKED_AGAIN:
             return Asked(condition, trial.params, {}, {})
         return Asked(condition, trial.params, dict(trial.system_attrs), added)
@@ -106,23 +121,24 @@ class SearchStudy:
         self._storage.create_new_trial(self._id, template_trial=trial)
         for name, value in event["study"].items():
             self._storage.set_study_system_attr(self._id, name, value)
-        self.changed(self._trial(number))
 
-    def know(self, parameters: Mapping[str, Any], values: Sequence[float]) -> None:
-        """Add a finished trial of another search; call it before the first suggestion."""
-        self.study.add_trial(
-            create_trial(
-                values=list(values),
+    def know(self, observations: Sequence[Mapping[str, Any]]) -> None:
+        """Add what is known of another search; call it before the first suggestion."""
+        for one in observations:
+            parameters = one["parameters"]
+            known = create_trial(
+                values=self._heard(one["values"]),
                 params=dict(parameters),
                 distributions={name: self.space.distributions[name] for name in parameters},
+                constraints=dict(one["excess"]),
             )
-        )
-        self.priors += 1
+            self.study.add_trial(known)
+            self._known.append(known)
 
     def tell(self, number: int, event: Mapping[str, Any]) -> None:
         """Tell the sampler how a suggestion ended, as its event says."""
         state, key = STATES[event["state"]], self._key(number)
-        values = event.get("values")
+        values = None if event.get("values") is None else self._heard(event["values"])
         if state is TrialState.COMPLETE:
             attrs = create_trial(values=values, constraints=dict(event["excess"])).system_attrs
             for name, value in attrs.items():
@@ -133,18 +149,30 @@ class SearchStudy:
             self._storage.set_trial_intermediate_value(key, int(event["step"]), values[0])
         with quiet():
             told = values if state is TrialState.COMPLETE else None
-            self.study.tell(self.priors + number, told, state=state)
-        self.changed(self._trial(number))
+            self.study.tell(len(self._known) + number, told, state=state)
+
+    def _heard(self, values: Sequence[float]) -> list[float]:
+        """Return values as the sampler hears them.
+
+        A Gaussian process works with the values themselves: beside the last finite loss of a diverged
+        trial, which may be 1e30, all others would look the same. So losses are squeezed for it, in their
+        order: as they are while small, towards twice :data:`LARGE_LOSS` where large. Other samplers go by
+        ranks.
+        """
+        if self.name != "gp":
+            return list(values)
+        pairs = zip(values, self._minimized, strict=True)
+        return [_squeezed(value) if minimized else value for value, minimized in pairs]
 
     def _sampler(self, number: int) -> BaseSampler:
         if self.name == "qmc":
             self._points = self._points or sampler_for(self.spec, self.space, 0)
             assert isinstance(self._points, PointSampler)
             return self._points
-        return sampler_for(self.spec, self.space, number)
+        return sampler_for(self.spec, self.space, number, self._known)
 
     def _key(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._id, self.priors + number)
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, len(self._known) + number)
 
     def _trial(self, number: int) -> FrozenTrial:
         return self._storage.get_trial(self._key(number))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -55,12 +56,17 @@ def check_conditional_writes(root: Place) -> None:
             )
 
 
+def _marker(name: str) -> bytes:
+    return encode_json({"schema": SCHEMA, "name": name, "id": uuid.uuid4().hex})
+
+
 class SweepFolder:
     """A folder, or a prefix of a store, that holds a ledger's marker.
 
     Attributes:
         root: The folder.
         name: The sweep's name.
+        id: Tells apart sweeps of one name that different people run; empty where it was made without one.
         warnings: What was found damaged since the ledger was opened, one sentence each.
     """
 
@@ -73,7 +79,9 @@ class SweepFolder:
         self.root = place(root)
         self.warnings: list[str] = []
         self._lease: Lease | None = None
-        self.name = self._read_marker()
+        marker = self._read_marker()
+        self.name = str(marker["name"])
+        self.id = str(marker.get("id", ""))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy in another process has: everything but the right to write, held by one."""
@@ -142,16 +150,16 @@ class SweepFolder:
         if foreign:
             raise LedgerError(_foreign(root))
         if not known:
-            link_bytes(root / _MARKER, encode_json({"schema": SCHEMA, "name": name}), root / "tmp")
+            link_bytes(root / _MARKER, _marker(name), root / "tmp")
 
-    def _read_marker(self) -> str:
+    def _read_marker(self) -> dict[str, Any]:
         path = self.root / _MARKER
         try:
             marker = read_json(path)
             check_schema(marker, path)
             if not isinstance(marker["name"], str) or not NAME.fullmatch(marker["name"]):
                 raise ValueError(f"its name must match {NAME.pattern}, but is {marker['name']!r:.80}")
-            return marker["name"]
+            return marker
         except (FileNotFoundError, NotADirectoryError) as error:
             raise LedgerError(
                 f"A sweep's folder must hold {_MARKER}, but {self.root} has none: no sweep was run there. "

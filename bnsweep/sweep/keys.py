@@ -108,6 +108,8 @@ class Key:
         return number_hint(node)
 
 
+_DATABASE = r"(?:sqlite:///|postgresql(?:\+\w+)?://)[^#]+"
+
 TOP_KEYS: dict[str, Key] = {
     "name": Key(
         "text", "Name of the sweep: of its folder, its MLflow experiment and its cluster job.", "(required)",
@@ -181,15 +183,17 @@ SEARCH_KEYS: dict[str, Key] = {
     ),
     "storage": Key(
         "text",
-        "Database that shows the study to Optuna's tools; never read.",
+        "Database that shows the study to Optuna's tools while it runs; never read.",
         "(none)",
-        what="sqlite:///PATH or postgresql://HOST/NAME",
-        pattern=r"(sqlite:///|postgresql(\+\w+)?://|mysql(\+\w+)?://).+",
+        what="sqlite:///FILE or postgresql://HOST/NAME",
+        pattern=_DATABASE,
     ),
     "warm_start": Key(
         "text",
-        "A finished sweep's folder, or STORAGE#STUDY of Optuna, whose results the sampler knows.",
+        "Another sweep, by name or folder, or DATABASE#STUDY of Optuna, whose results the sampler knows.",
         "(none)",
+        what="a sweep's name or folder, or DATABASE#STUDY with a database as for search.storage",
+        pattern=rf"(?!.*://).+|{_DATABASE}#[^#]+",
     ),
     "timeout": Key(
         "number", "Seconds after which nothing new is suggested.", None, 0, 1_000_000_000, open_low=True

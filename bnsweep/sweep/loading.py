@@ -14,7 +14,6 @@ import yaml
 from bnsweep.sweep.agreement import check_agreement
 from bnsweep.sweep.keys import SECTIONS, TOP_KEYS, unknown_keys
 from bnsweep.sweep.nodes import Mistakes, Node, Scalar, Table, from_object
-from bnsweep.sweep.refusals import refuse
 from bnsweep.sweep.searching import check_search
 from bnsweep.sweep.sections import READERS, read_top
 from bnsweep.sweep.spec import Metric, SweepSpec
@@ -89,7 +88,6 @@ def _read(root: Node, mistakes: Mistakes, text: str) -> SweepSpec:
     settings = read_settings(root, enumerated, mistakes)
     check_search(root, values, settings, mistakes)
     regression = check_agreement(root, values, settings, mistakes)
-    refuse(root, values, mistakes)
     mistakes.raise_if_any()
     if regression:
         values.setdefault("metric", Metric("test_loss", "minimize"))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bnsweep.sweep.records import Record, aggregate_value
 from bnsweep.sweep.spec import Constraint, Metric, SweepSpec
-from bnsweep.trial import TrialState
+from bnsweep.trial import TrialState, Value
 
-__all__ = ["Goal", "Worth", "quantile_of"]
+__all__ = ["Goal", "Share", "Weigh", "Worth", "quantile_of"]
+
 
 WORST_LOSS = sys.float_info.max
 """What a loss counts as where nothing finite was ever seen of it."""
@@ -92,6 +93,29 @@ class Goal:
     def over_seeds(self, values: Sequence[float]) -> float:
         """Return the mean over seeds, or the quantile where one is stated."""
         return _mean(values) if self.quantile is None else quantile_of(values, self.quantile)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one setting explains.
+
+    Attributes:
+        name: The setting.
+        share: Part of the variance of the ranks that it explains alone, from 0 to 1.
+        blank: What the best of five settings without any effect seems to explain of the same conditions.
+        number: Conditions in which it stands.
+        everywhere: Whether these are all that were looked at.
+    """
+
+    name: str
+    share: float
+    blank: float
+    number: int
+    everywhere: bool
+
+
+Weigh = Callable[[Sequence[Mapping[str, Value]], Sequence[float], Sequence[str]], Sequence[Share]]
+"""What says how much each setting explains; see :func:`bnsweep.search.importance.importances`."""
 
 
 def quantile_of(values: Sequence[float], part: float) -> float:

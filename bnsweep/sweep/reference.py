@@ -20,7 +20,6 @@ from bnsweep.sweep.keys import (
     TRACKING_KEYS,
     Key,
 )
-from bnsweep.sweep.refusals import NOT_BUILT
 from bnsweep.sweep.spec import SETTINGS
 from bnsweep.trial import NAMES, PROBES, Parameter, ProbeOption
 
@@ -38,12 +37,12 @@ def render(name: str) -> str:
     """Return one table as Markdown.
 
     Args:
-        name: ``parameters``, ``probes``, ``keys`` or ``refused``.
+        name: ``parameters``, ``probes`` or ``keys``.
 
     Raises:
         KeyError: If there is no such table.
     """
-    return {"parameters": _parameters, "probes": _probes, "keys": _keys, "refused": _refused}[name]()
+    return {"parameters": _parameters, "probes": _probes, "keys": _keys}[name]()
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
@@ -111,11 +110,6 @@ def _row(name: str, key: Key) -> tuple[str, ...]:
     if isinstance(key.default, bool | int | float) or default in key.choices or default == "results":
         default = _code(key.default)
     return f"`{name}`", key.help, key.must().removeprefix("must be "), default
-
-
-def _refused() -> str:
-    rows = [(f"`{refusal.key}`", refusal.must, refusal.reason) for refusal in NOT_BUILT]
-    return _table(("key", "rule", "reason"), rows)
 
 
 def _main(path: str) -> None:

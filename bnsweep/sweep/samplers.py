@@ -20,6 +20,7 @@ class SamplerFacts:
         conditions: Whether it learns about settings that stand in some conditions only.
         objectives: Whether it can serve several metrics.
         constraints: Whether it keeps away from conditions that break a constraint.
+        warm: Whether it learns from conditions that it did not suggest.
         stopped: Whether it makes use of conditions that were stopped early, or needs none.
         needs: Package that it needs beyond bnsweep's own.
     """
@@ -29,6 +30,7 @@ class SamplerFacts:
     objectives: bool = False
     constraints: bool = False
     stopped: bool = False
+    warm: bool = False
     needs: str = ""
 
 
@@ -53,6 +55,7 @@ OPTUNA_SAMPLERS: dict[str, SamplerFacts] = {
         objectives=True,
         constraints=True,
         stopped=True,
+        warm=True,
     ),
     "gp": SamplerFacts(
         {
@@ -61,6 +64,7 @@ OPTUNA_SAMPLERS: dict[str, SamplerFacts] = {
         },
         objectives=True,
         constraints=True,
+        warm=True,
     ),
     "cmaes": SamplerFacts(
         {
@@ -69,6 +73,7 @@ OPTUNA_SAMPLERS: dict[str, SamplerFacts] = {
             "popsize": Key("integer", "Conditions of a generation.", "by dimension", 2, 100_000),
             "use_separable_cma": Key("flag", "Use a diagonal covariance.", default=False),
         },
+        warm=True,
         needs="cmaes",
     ),
     "nsga2": SamplerFacts(

@@ -20,7 +20,6 @@ from bnsweep.sweep.keys import (
     TRACKING_KEYS,
     Key,
 )
-from bnsweep.sweep.refusals import NOT_BUILT
 from bnsweep.sweep.samplers import OPTUNA_SAMPLERS
 from bnsweep.sweep.spec import DISTRIBUTIONS, MAX_SEEDS, MAX_VALUES, SETTINGS
 from bnsweep.trial import CUSTOM_NORM, NAMES, PROBES, Parameter, ProbeOption
@@ -39,8 +38,6 @@ def schema() -> Schema:
     """
     properties: Schema = {name: _key(key) for name, key in TOP_KEYS.items()}
     properties |= {name: _sections()[name] | {"description": text} for name, text in SECTIONS.items()}
-    for refusal in NOT_BUILT:
-        properties[refusal.key]["description"] += f" {refusal.reason[0].upper()}{refusal.reason[1:]}."
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "bnsweep sweep file",

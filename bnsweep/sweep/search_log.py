@@ -23,8 +23,8 @@ _NAME = re.compile(r"[0-9]{8}\.json")
 class SearchLog:
     """The events of one search, oldest first; each is a mapping with the key ``event``.
 
-    Events: ``begin`` (settings that must not change), ``prior`` (a trial the sampler knew before),
-    ``suggest``, ``rung`` (a report and what was decided), ``end``.
+    Events: ``begin`` (settings that must not change, and what the sampler knew before), ``suggest``,
+    ``rule``, ``rung`` (a report and what was decided), ``ran``, ``end``.
 
     Args:
         folder: Where they lie.

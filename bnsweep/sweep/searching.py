@@ -139,6 +139,11 @@ class _Check:
                 self.root.keys["constraints"], "constraints", must, found, "use tpe, gp or nsga2"
             )
 
+        if self.search.get("warm_start") and not facts.warm:
+            assert self.node is not None
+            must = f"must be absent for sampler {sampler}"
+            hint = "it learns from its own conditions alone, or from none: use tpe, gp or cmaes"
+            self.mistakes.add(self.node.keys["warm_start"], "search.warm_start", must, "a source", hint)
         if self.values.get("early_stop") and not facts.stopped:
             must = f"must be absent for sampler {sampler}"
             hint = "it learns from conditions that ran to their end alone: use tpe, or method random"

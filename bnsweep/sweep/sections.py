@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from bnsweep.errors import LedgerError
 from bnsweep.sweep.keys import (
@@ -262,9 +262,22 @@ def read_search(node: Node, mistakes: Mistakes) -> dict[str, Any]:
         values["options"] = to_object(options)
     elif options is not None:
         mistakes.add(options, "search.options", "must be a mapping of the sampler's options")
+    for name in ("storage", "warm_start"):
+        if isinstance(node, Table) and _has_password(values.get(name, "")):
+            hint = "libpq takes it from PGPASSWORD or ~/.pgpass, and it is stored nowhere"
+            must = "must be without a password"
+            mistakes.add(node.entries[name], f"search.{name}", must, "one", hint)
     if isinstance(node, Table) and "num_trials" not in node.entries:
         mistakes.add(node, "search.num_trials", "must be given", hint="the number of conditions to try")
     return values
+
+
+def _has_password(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return parts.password is not None or "password" in parse_qs(parts.query)
+    except ValueError:
+        return False
 
 
 def read_early_stop(node: Node, mistakes: Mistakes) -> dict[str, Any]:
@@ -302,19 +315,30 @@ def read_tracking(node: Node, mistakes: Mistakes) -> str | None:
         )
         return None
     uri = read_keys(node, "tracking", TRACKING_KEYS, mistakes).get("uri")
-    if isinstance(node, Table) and isinstance(uri, str) and uri.startswith("http"):
-        entry = node.entries["uri"]
-        try:
-            parts = urlsplit(uri)
-            secret, whole = parts.password or parts.username, bool(parts.hostname and (parts.port or True))
-        except ValueError:
-            secret, whole = None, False
-        if secret:
-            hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            mistakes.add(entry, "tracking.uri", "must be without credentials", "a user name", hint)
-        elif not whole:
-            mistakes.add(entry, "tracking.uri", TRACKING_KEYS["uri"].must())
+    if isinstance(node, Table) and isinstance(uri, str):
+        _check_uri(uri, node.entries["uri"], mistakes)
     return uri
+
+
+def _check_uri(uri: str, entry: Node, mistakes: Mistakes) -> None:
+    """Refuse a password: the file is stored with the results and shown in MLflow."""
+    server = uri.startswith("http")
+    try:
+        parts = urlsplit(uri)
+        password = bool(
+            parts.password or re.search("password|passwd|token|secret", parts.query, re.IGNORECASE)
+        )
+        user, whole = bool(parts.username), bool(parts.hostname and (parts.port or True))
+    except ValueError:
+        password, user, whole = False, False, False
+    if password or (server and user):
+        hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        if not server:
+            hint = "leave it out, and set PGPASSWORD, or MLFLOW_TRACKING_URI to the same URI with it"
+        found = "a password" if password else "a user name"
+        mistakes.add(entry, "tracking.uri", "must be without credentials", found, hint)
+    elif server and not whole:
+        mistakes.add(entry, "tracking.uri", TRACKING_KEYS["uri"].must())
 
 
 def read_constraints(node: Node, mistakes: Mistakes) -> tuple[str, ...] | None:

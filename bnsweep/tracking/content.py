@@ -18,6 +18,7 @@ from typing import Any
 
 from bnsweep.sweep.curves import CurveRow
 from bnsweep.sweep.records import PlannedTrial, Record, aggregate_value
+from bnsweep.tracking.names import clipped, metric_name
 from bnsweep.trial import DATASETS, TrialConfig, TrialState, Value
 
 __all__ = [
@@ -35,9 +36,9 @@ __all__ = [
     "verdicts",
 ]
 
-_NOT_IN_NAMES = re.compile(r"[^\w\-. /]")
 _PARAM_LIMIT = 6000
 _TAG_LIMIT = 8000
+_DESCRIPTION_LIMIT = 4000  # with the rest below it within the 5000 of older servers
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,6 @@ def milliseconds(written: str) -> int:
     return round(datetime.fromisoformat(written).timestamp() * 1000)
 
 
-def _clipped(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def params(parameters: Mapping[str, Value]) -> dict[str, str]:
     """Return parameters as MLflow params: text, written as in a sweep file, within MLflow's limit.
 
@@ -79,7 +76,7 @@ def params(parameters: Mapping[str, Value]) -> dict[str, str]:
         {'lr': '0.1', 'affine': 'true', 'norm': 'batch'}
     """
     return {
-        name: _clipped(value if isinstance(value, str) else json.dumps(value), _PARAM_LIMIT)
+        name: clipped(value if isinstance(value, str) else json.dumps(value), _PARAM_LIMIT)
         for name, value in parameters.items()
     }
 
@@ -98,7 +95,7 @@ def headline(rows: Iterable[CurveRow]) -> tuple[list[Reading], int]:
     """
     network = [row for row in rows if row.layer == 0]
     kept = [
-        Reading(_NOT_IN_NAMES.sub("_", row.name), row.value, row.time_ms, row.step)
+        Reading(metric_name(row.name), row.value, row.time_ms, row.step)
         for row in network
         if not math.isinf(row.value)
     ]
@@ -115,7 +112,7 @@ def trial_tags(config: TrialConfig, trial_id: str, state: str) -> dict[str, str]
     }
     if config.probes:
         probes = {name: dict(options) for name, options in config.probes.items()}
-        tags["bnsweep.probes"] = _clipped(json.dumps(probes), _TAG_LIMIT)
+        tags["bnsweep.probes"] = clipped(json.dumps(probes), _TAG_LIMIT)
     return tags
 
 
@@ -213,7 +210,7 @@ def _condition(condition_id: str, trials: Sequence[PlannedTrial], records: Seque
         re.sub(r" seed=\d+$", "", trials[0].label),
         {name: value for name, value in trials[0].config.parameters.items() if name != "seed"},
         version.hexdigest()[:16],
-        [Reading(_NOT_IN_NAMES.sub("_", name), value, end, step) for name, value in values.items()],
+        [Reading(metric_name(name), value, end, step) for name, value in values.items()],
         min(start_ms(record) for record in records),
         end,
     )
@@ -269,7 +266,7 @@ def describe(plan: Mapping[str, Any], experiment_id: str) -> str:
         query = f"tags.%60bnsweep.kind%60%20%3D%20%27{kind}%27"
         return f"[{text}](#/experiments/{experiment_id}/runs?searchFilter={query})"
 
-    lines = [str(plan.get("description") or "").strip(), ""]
+    lines = [clipped(str(plan.get("description") or "").strip(), _DESCRIPTION_LIMIT), ""]
     lines += [
         f"- {link('Conditions', 'condition')}: means over seeds; filter `tags.`bnsweep.kind` = 'condition'`",
         f"- {link('Trials', 'trial')}: one run a seed; filter `tags.`bnsweep.kind` = 'trial'`",

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from bnsweep.errors import LedgerError
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.places import Place
+from bnsweep.tracking.credentials import redacted, split_login, with_login
 from bnsweep.tracking.mapping import exported_before
-from bnsweep.tracking.uris import absolute_uri, redacted
+from bnsweep.tracking.uris import absolute_uri
 
-__all__ = ["MirrorProcess", "Summary", "log_report", "quiet_environment", "start_mirror", "sync"]
+__all__ = ["MirrorProcess", "Summary", "log_report", "quiet_environment", "start_mirror", "sync", "unsent"]
 
-_GRACE_S = 10.0
+_GRACE_S = 3.0
+_RESTART_S = 60.0
 _LOG_BYTES = 1_000_000
 
 
@@ -29,12 +36,14 @@ class Summary:
         pending: Finished trials that are not.
         uri: The store, without a password.
         error: Why something is pending; empty where nothing is.
+        command: What to type to send what is pending.
     """
 
     exported: int
     pending: int
     uri: str
     error: str = ""
+    command: str = "bnsweep sync"
 
     @property
     def complete(self) -> bool:
@@ -45,19 +54,21 @@ class Summary:
         if self.complete:
             return f"{self.exported} trials are in MLflow at {self.uri}"
         reason = f" ({self.error})" if self.error else ""
-        return f"{self.pending} trials not exported to {self.uri}{reason}; run bnsweep sync"
+        what = f"{self.pending} trials" if self.pending else "the last words of the sweep"
+        return f"{what} not exported to {self.uri}{reason}; run {self.command}"
 
 
 def quiet_environment() -> dict[str, str]:
     """Return the environment variables under which MLflow keeps to itself and gives up early.
 
-    No telemetry, no chatter; one retry of 20 s at most, since the mirror has its own pauses.
+    No telemetry, no chatter; no retries of MLflow's own: it would make a run twice whose making was not
+    acknowledged. The mirror has its own.
     """
     return {
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -76,20 +87,29 @@ class MirrorProcess:
 
     def __init__(self, root: Place | str, uri: str, options: tuple[str, ...] = ("--follow",)) -> None:
         self._ledger = Ledger(root)
-        self._uri = absolute_uri(uri)
+        self._uri, self._login = split_login(with_login(absolute_uri(uri)))
+        self._options = options
         folder = self._ledger.tracking_dir
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "mirror.log"
-        big = self.log.exists() and self.log.stat().st_size > _LOG_BYTES
-        with self.log.open("wb" if big else "ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "bnsweep.tracking", str(self._ledger.root.resolve()), *options],
-                env={**os.environ, **quiet_environment(), "MLFLOW_TRACKING_URI": self._uri},
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._heard, self._began = b"", time.monotonic()
+        if self.log.exists() and self.log.stat().st_size > _LOG_BYTES:
+            self.log.unlink()
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "bnsweep.tracking", str(self._ledger.root.resolve()), *self._options],
+                env={**os.environ, **quiet_environment(), **self._login, "MLFLOW_TRACKING_URI": self._uri},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
             )
+        if process.stdout is not None:
+            os.set_blocking(process.stdout.fileno(), False)
+        return process
 
     @property
     def pid(self) -> int:
@@ -100,15 +120,56 @@ class MirrorProcess:
         """Tell whether it is still at work."""
         return self._process.poll() is None
 
+    def news(self) -> list[str]:
+        """Return sentences on what happened since the last call; start the mirror again if it died.
+
+        Costs a system call or two, so that a driver may ask whenever it hears from a worker.
+        """
+        said = [sentence for line in self._listen() if (sentence := self._sentence(line))]
+        if not self.alive() and time.monotonic() - self._began > _RESTART_S:
+            said.append(f"the mirror into MLflow died with code {self._process.returncode}: started again")
+            self._drop()
+            self._process = self._start()
+        return said
+
+    def _listen(self) -> list[dict[str, Any]]:
+        """Return the lines that the mirror wrote since the last call."""
+        stream = self._process.stdout
+        with contextlib.suppress(BlockingIOError, ValueError):
+            while stream is not None and (more := os.read(stream.fileno(), 65536)):
+                self._heard += more
+        *lines, self._heard = self._heard.split(b"\n")
+        return [content for line in lines if (content := _decoded(line))]
+
+    def _sentence(self, line: Mapping[str, Any]) -> str:
+        where = redacted(self._uri)
+        if line.get("event") == "failing":
+            return (
+                f"MLflow at {where} does not take what it is sent ({line['error']}); training goes on, and "
+                "what is missing is sent later"
+            )
+        return f"MLflow at {where} answers again" if line.get("event") == "well" else ""
+
+    def _drop(self) -> None:
+        """Close the pipes of a mirror that is gone."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
     def finish(self, timeout: float | None = 60.0) -> Summary:
         """Tell it that the sweep is over, and wait until it has sent everything.
 
-        Never raises for what is wrong with MLflow: the summary says it.
+        Never raises for what is wrong with MLflow: the summary says it. A mirror that died is started
+        once more.
 
         Args:
             timeout: Seconds to go on trying; ``None`` is as long as it takes, unless the store
                 fails for a minute.
         """
+        if not self.alive():
+            self._drop()
+            self._process = self._start()
         order = f"finish {float('inf') if timeout is None else timeout}\n".encode()
         try:
             wait = None if timeout is None else timeout + _GRACE_S
@@ -116,17 +177,39 @@ class MirrorProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             output, _ = self._process.communicate()
-        try:
-            content = json.loads(output.decode().strip().splitlines()[-1])
-            return Summary(content["exported"], content["pending"], redacted(self._uri), content["error"])
-        except (ValueError, KeyError, IndexError):
-            return self._count(f"the mirror ended with code {self._process.returncode}; see {self.log}")
+        lines = [content for line in (self._heard + output).split(b"\n") if (content := _decoded(line))]
+        if lines and "pending" in lines[-1]:
+            last = lines[-1]
+            return self._summary(last["exported"], last["pending"], last["error"])
+        sent, done = exported_before(self._ledger, self._uri), self._ledger.done()
+        reason = f"the mirror ended with code {self._process.returncode}; see {self.log}"
+        return self._summary(len(done & sent), len(done - sent), reason)
 
-    def _count(self, error: str) -> Summary:
-        """Count from the stored mapping what a mirror that cannot answer has sent."""
-        sent = exported_before(self._ledger, self._uri)
-        done = self._ledger.done()
-        return Summary(len(done & sent), len(done - sent), redacted(self._uri), error)
+    def _summary(self, exported: int, pending: int, error: str) -> Summary:
+        return Summary(exported, pending, redacted(self._uri), error, sync_command(self._ledger))
+
+
+def _decoded(line: bytes) -> dict[str, Any] | None:
+    """Return what the mirror said in a line; ``None`` for one that is none of its own."""
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def sync_command(ledger: Ledger) -> str:
+    """Return what to type to send what is missing of a sweep."""
+    return f"bnsweep sync {shlex.quote(str(ledger.root))}"
+
+
+def unsent(ledger: Ledger, uri: str, reason: str) -> Summary:
+    """Say what of a sweep a store lacks that is not asked now, because of ``reason``."""
+    sent, done = exported_before(ledger, uri), ledger.done()
+    pending = len(done - sent)
+    return Summary(
+        len(done) - pending, pending, redacted(uri), reason if pending else "", sync_command(ledger)
+    )
 
 
 def start_mirror(root: Place | str, uri: str) -> MirrorProcess:
@@ -155,7 +238,7 @@ def sync(root: Place | str, uri: str, timeout: float | None = None) -> Summary:
     ledger = Ledger(root)
     if not (ledger.root / "plan.json").exists():
         raise LedgerError(f"The ledger must hold a plan, but {ledger.root} has none. Run the sweep first.")
-    return MirrorProcess(root, uri).finish(timeout)
+    return MirrorProcess(root, uri, ()).finish(timeout)
 
 
 def log_report(root: Place | str, uri: str, timeout: float | None = 60.0) -> Summary:

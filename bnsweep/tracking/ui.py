@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 from bnsweep.errors import ServiceError
+from bnsweep.tracking.credentials import with_login, without_login
 from bnsweep.tracking.process import quiet_environment
 from bnsweep.tracking.uris import absolute_uri, check_uri, sqlite_path
 
@@ -56,6 +57,11 @@ def ui_environment(uri: str, storage: Path | str) -> dict[str, str]:
         "MLFLOW_BACKEND_STORE_URI": absolute_uri(uri),
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifacts,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_SERVER_X_FRAME_OPTIONS": "DENY",
+        # what a user's environment says of other servers is not for this one
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "",
+        "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
     }
 
 
@@ -129,12 +135,13 @@ def start_ui(uri: str, storage: Path | str, port: int | None = None) -> UiServer
     Returns:
         The server, which needs some ten seconds to answer, or the address where one is served already.
     """
+    uri = with_login(uri)
     check_uri(uri)
     if uri.startswith(("http://", "https://")):
-        return absolute_uri(uri)
+        return without_login(absolute_uri(uri))
     path = sqlite_path(uri)
     if path is not None and not path.exists():
-        from bnsweep.tracking.runs import connect
+        from bnsweep.tracking.stores import connect
 
         connect(uri)  # a server and a mirror that make the same tables at once leave half of them
     return UiServer(uri, storage, free_port() if port is None else port)

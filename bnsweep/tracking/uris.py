@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
+import importlib.util
 import os
-import re
 import socket
 import urllib.error
 import urllib.request
@@ -12,10 +13,13 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from bnsweep.errors import Mistake, ServiceError, SpecError
+from bnsweep.tracking.credentials import redacted, without_login
 
-__all__ = ["absolute_uri", "check_uri", "default_uri", "redacted", "sqlite_path", "uri_digest"]
+__all__ = ["absolute_uri", "check_uri", "default_uri", "sqlite_path", "unreachable", "uri_digest"]
 
 _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_DRIVERS = {"postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
+_NOT_THERE = (400, 404, 405, 410)
 _TIMEOUT_S = 3.0
 
 
@@ -42,26 +46,13 @@ def absolute_uri(uri: str) -> str:
     return f"sqlite:///{path.expanduser().resolve()}" if path else uri.rstrip("/")
 
 
-def redacted(uri: str) -> str:
-    """Return the URI without its password.
-
-    Example:
-        >>> redacted("postgresql://user:secret@host/db")
-        'postgresql://user:***@host/db'
-    """
-    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", uri)
-
-
 def uri_digest(uri: str) -> str:
-    """Return 16 hex digits that stand for a store in file names."""
-    return hashlib.sha256(absolute_uri(uri).encode()).hexdigest()[:16]
+    """Return 16 hex digits that stand for a store in file names, whoever logs in."""
+    return hashlib.sha256(without_login(absolute_uri(uri)).encode()).hexdigest()[:16]
 
 
 def check_uri(uri: str) -> None:
-    """Check within seconds that a tracking store can be used.
-
-    A SQLite file must be absent or a database in a folder that can be written; a server must answer
-    its health check; a database server must accept connections. MLflow itself is not imported.
+    """Check within seconds that a tracking store can be used now.
 
     Args:
         uri: The tracking URI.
@@ -69,6 +60,31 @@ def check_uri(uri: str) -> None:
     Raises:
         SpecError: If it is not a kind of store that MLflow can use here.
         ServiceError: If the store does not answer or cannot be written.
+    """
+    reason = unreachable(uri)
+    if reason:
+        raise ServiceError(
+            f"A tracking store must answer at {redacted(uri)}, but {reason}. Start it, mend tracking.uri, or "
+            "leave that key out to use a file beside the results."
+        )
+
+
+def unreachable(uri: str) -> str:
+    """Check within seconds that a tracking store can be used, now or later.
+
+    A SQLite file must be absent or a database in a folder that can be written. A server should answer
+    its health check, a database server accept connections: one that does not may be down for now. MLflow
+    itself is not imported.
+
+    Args:
+        uri: The tracking URI.
+
+    Returns:
+        Why the store does not answer now; empty where it does.
+
+    Raises:
+        SpecError: If it is not a kind of store that MLflow can use here.
+        ServiceError: If it never will be one: something else answers there, its file cannot be written.
     """
     try:
         parts = urlsplit(uri)
@@ -81,12 +97,13 @@ def check_uri(uri: str) -> None:
         if path is None or not path.name:
             raise _mistake(uri, "a SQLite store is a file: sqlite:///results/mlflow.db")
         _check_file(path.expanduser())
-    elif scheme in ("http", "https") and host:
-        _check_server(uri)
-    elif scheme in _DATABASES and host:
-        _check_port(uri, host, port or _DATABASES[scheme])
-    else:
-        raise _mistake(uri, "for a folder of runs, use a SQLite file: MLflow has given up file stores")
+        return ""
+    if scheme in ("http", "https") and host:
+        return _ask_server(uri)
+    if scheme in _DATABASES and host:
+        _check_driver(parts.scheme)
+        return _try_port(host, port or _DATABASES[scheme])
+    raise _mistake(uri, "for a folder of runs, use a SQLite file: MLflow has given up file stores")
 
 
 def _mistake(uri: str, hint: str) -> SpecError:
@@ -119,32 +136,48 @@ def _check_file(path: Path) -> None:
         )
 
 
-def _check_server(uri: str) -> None:
-    """Ask a tracking server whether it is well."""
+def _ask_server(uri: str) -> str:
+    """Ask a tracking server whether it is well; return why it seems not to be.
+
+    Login is not asked for: MLflow's health check needs none.
+    """
     parts = urlsplit(uri)
     host = parts.netloc.rpartition("@")[2]
     url = urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/health", "", ""))
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
-            healthy = answer.status == 200 and answer.read(64).strip() == b"OK"
+            if answer.status == 200 and answer.read(64).strip() == b"OK":
+                return ""
         found = "something answers there that is not MLflow"
     except urllib.error.HTTPError as error:
-        healthy, found = False, f"it answers its health check with HTTP {error.code}"
-    except (OSError, ValueError) as error:
-        healthy, found = False, f"it does not answer: {getattr(error, 'reason', error)}"
-    if not healthy:
+        found = f"it answers its health check with HTTP {error.code}"
+        error.close()
+        if error.code not in _NOT_THERE:
+            return found
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return f"it does not answer: {getattr(error, 'reason', error)}"
+    raise ServiceError(
+        f"An MLflow tracking server must be at {redacted(uri)}, but {found}. Mend tracking.uri, or leave "
+        "that key out to use a file beside the results."
+    )
+
+
+def _check_driver(scheme: str) -> None:
+    """Check that Python's side of a database is installed."""
+    dialect, _, driver = scheme.partition("+")
+    package = driver or _DRIVERS.get(dialect, "")
+    if package and importlib.util.find_spec(package) is None:
+        hint = " (psycopg2-binary)" if package == "psycopg2" else ""
         raise ServiceError(
-            f"An MLflow tracking server must answer at {redacted(uri)}, but {found}. Start it, mend "
-            "tracking.uri, or leave that key out to use a file beside the results."
+            f"The Python package {package}{hint} must be installed for a tracking store in {dialect}, but is "
+            "not. Install it, or use a tracking server or a SQLite file."
         )
 
 
-def _check_port(uri: str, host: str, port: int) -> None:
-    """Check that a database server accepts connections."""
+def _try_port(host: str, port: int) -> str:
+    """Return why a database server does not accept connections; empty where it does."""
     try:
         socket.create_connection((host, port), _TIMEOUT_S).close()
     except OSError as error:
-        raise ServiceError(
-            f"A database server must answer at {redacted(uri)}, but it does not: {error}. Start it, mend "
-            "tracking.uri, or leave that key out to use a file beside the results."
-        ) from error
+        return f"it does not answer: {error}"
+    return ""

@@ -374,3 +374,19 @@ def test_a_sweep_is_run_by_one_process_at_a_time(
     assert code == 5
     assert f"process {os.getpid()}" in err
     assert one_paragraph(err)
+
+
+@pytest.mark.slow
+def test_a_tracking_server_that_is_down_stops_nothing_and_is_said(
+    tiny: dict[str, Any], write_sweep: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bnsweep.tracking.ui import free_port
+
+    tiny["tracking"] = {"uri": f"http://127.0.0.1:{free_port(0)}"}
+    words = ("run", write_sweep(tiny), "--storage", tmp_path / "results", "--in-process", "--quiet")
+    code, out, err = called(capsys, *words)
+    assert code == 0
+    assert "does not answer" in err and "Training goes on" in err
+    assert "6 trials not exported" in out and f"run bnsweep sync {tmp_path / 'results' / 'tiny'}" in out
+    code, _, err = called(capsys, *words)  # nothing to train: no wait for the server
+    assert code == 0 and "6 trials not exported" in err

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bnsweep.search import Search
-from bnsweep.sweep import load_spec, refusals
+from bnsweep.sweep import load_spec
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.plan import expander
 from bnsweep.sweep.records import Record
@@ -77,11 +77,6 @@ def run(search, workers=1, order=lambda live: 0, value=loss, until=10**9):
             break
         finish(search, live.pop(order(live) % len(live)), value)
     return [suggestion.trial_ids for suggestion in search.suggestions]
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_refused(monkeypatch):
-    monkeypatch.setattr(refusals, "NOT_BUILT", ())
 
 
 class Worlds:

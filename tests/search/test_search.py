@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import subprocess
 import sys
@@ -229,7 +230,9 @@ def test_the_plan_grows_with_the_suggestions(world):
     assert made.ledger.plan_version() != before
 
 
-def test_a_sampler_without_its_package_is_refused(world):
+def test_a_sampler_without_its_package_is_refused(world, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cmaes" else find(name))
     with pytest.raises(SpecError, match="pip install cmaes"):
         check(world().spec(4, "cmaes"))
 
@@ -276,6 +279,9 @@ REFUSED = {
         "one metric",
     ),
     "claims": ("num_trials: 9", "claims: [lr_robustness]\n", "", "bias"),
+    "no trials": ("num_trials: 0", "", "", ">= 1"),
+    "a database of another kind": ("num_trials: 9, storage: mysql://h/d", "", "", "sqlite:///FILE"),
+    "a study without a name": ("num_trials: 9, warm_start: sqlite:///x.db", "", "", "DATABASE#STUDY"),
 }  # fmt: skip
 
 

@@ -18,7 +18,6 @@ from bnsweep.sweep import (
     load_spec,
     load_text,
     make_plan,
-    refusals,
     to_yaml,
 )
 from bnsweep.sweep.keys import TOP_KEYS
@@ -446,8 +445,7 @@ def test_defaults():
     assert load_spec({"name": "a", "parameters": {"model": "dln"}}).metric == Metric("test_loss", "minimize")
 
 
-def test_what_is_refused_is_parsed_all_the_same(monkeypatch):
-    monkeypatch.setattr(refusals, "NOT_BUILT", ())
+def test_a_search_is_parsed():
     spec = load_spec(
         {
             **GOOD,
@@ -482,10 +480,6 @@ def two_values(name):
     if parameter.kind == "choice":
         return NAMES[name][:2]
     return [True, False] if parameter.kind == "bool" else [0.5, 0.25] if parameter.kind == "float" else [1, 2]
-
-
-def test_every_refusal_names_a_key_of_the_grammar():
-    assert {refusal.key for refusal in refusals.NOT_BUILT} <= set(TOP_KEYS) | set(READERS)
 
 
 def test_importing_costs_little():

@@ -1,73 +1,40 @@
-"""Ledgers made by hand, and a store whose tables are made once."""
+"""Ledgers made by hand, a store whose tables are made once, servers that several tests share."""
 
 from __future__ import annotations
 
-import math
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from bnsweep.sweep.curves import CurveRow
 from bnsweep.sweep.ledger import Ledger
-from bnsweep.sweep.records import Record
 from bnsweep.tracking.process import quiet_environment
-from bnsweep.trial import TrialConfig, TrialState
-
-START_MS = 1_767_225_600_000
-CONFIGS = [
-    TrialConfig.create({"norm": norm, "lr": 0.1, "seed": seed, "steps": 20}, {"ics": {"every": 10}})
-    for norm in ("batch", "none")
-    for seed in (0, 1)
-]
-
-
-def rows_of_trial(config: TrialConfig, until: int = 20) -> list[CurveRow]:
-    """Readings of a made-up trial: network-wide ones and those of two layers."""
-    rows = []
-    for step in range(0, until + 1, 10):
-        time_ms = START_MS + 1000 * step + config.seed
-        rows.append(CurveRow(step, "train_loss", 0, 2.0 / (step + 1), time_ms))
-        rows.append(CurveRow(step, "test_accuracy", 0, 0.5 + step / 100, time_ms))
-        rows += [CurveRow(step, "ics/l2", layer, 0.1 * layer, time_ms) for layer in (0, 1, 2)]
-    return rows
-
-
-def write_trial(ledger: Ledger, config: TrialConfig) -> bool:
-    """Commit a made-up trial; that of norm none with seed 1 diverges."""
-    rows = rows_of_trial(config)
-    if config.parameters["norm"] == "none" and config.seed == 1:
-        rows = [
-            CurveRow(0, "train_loss", 0, math.inf, START_MS),
-            CurveRow(0, "ics/l2", 0, math.nan, START_MS),
-        ]
-        outcome = {"state": TrialState.DIVERGED, "steps": 0, "diverged_step": 0, "readings": {}}
-    else:
-        accuracy = 0.7 + 0.1 * config.seed
-        outcome = {
-            "state": TrialState.COMPLETED,
-            "steps": 20,
-            "readings": {"test_accuracy": accuracy, "train_loss": 0.1},
-        }
-    attempt = {"started": "2026-01-01T00:00:00.000Z", "pack_id": "abc1"}
-    record = Record.of(config, attempts=(attempt,), written_at="2026-01-01T00:01:00.000Z", **outcome)
-    return ledger.write_record(record, rows)
+from tests.tracking.databases import Postgres, postgres, programs
+from tests.tracking.ledgers import CONFIGS, START_MS, fill, plan_ledger, rows_of_trial, write_trial
+from tests.tracking.servers import ServerProcess, serve
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     """A ledger with a plan of two norms and two seeds, and nothing done."""
-    ledger = Ledger.open(tmp_path / "results", "demo", create=True)
-    trials = [{"trial_id": c.trial_id, "label": c.label(), **c.to_dict()} for c in CONFIGS]
-    plan = {"name": "demo", "description": "Does normalization help?", "trials": trials}
-    ledger.write_sweep("name: demo\n", plan)
-    return ledger
+    return plan_ledger(tmp_path / "results", "demo")
+
+
+@pytest.fixture
+def full_ledger(tmp_path: Path) -> Callable[[str], Ledger]:
+    """Something that makes ledgers by name in which all four trials are done."""
+
+    def make(name: str, storage: str = "results") -> Ledger:
+        return fill(plan_ledger(tmp_path / storage, name))
+
+    return make
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs."""
-    from bnsweep.tracking.runs import connect
+    from bnsweep.tracking.stores import connect
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in quiet_environment().items():
@@ -75,6 +42,25 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
         connect(f"sqlite:///{path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def tracking_server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """An ``mlflow server`` on SQLite that also keeps the artifacts."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    with serve(f"sqlite:///{folder / 'mlflow.db'}", folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Iterator[Postgres]:
+    """A PostgreSQL cluster of our own."""
+    where = programs()
+    if where is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    with postgres(where) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -26,11 +26,15 @@ from sqlalchemy import create_engine, text
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.records import Record
 from bnsweep.tracking import Summary, check_uri, start_mirror, start_ui, sync
+from bnsweep.tracking.content import Reading
 from bnsweep.tracking.exporter import Exporter
-from bnsweep.tracking.mirror import Mirror, Orders
-from bnsweep.tracking.runs import connect
+from bnsweep.tracking.mirror import Mirror
+from bnsweep.tracking.orders import Orders
+from bnsweep.tracking.runs import RunTable
+from bnsweep.tracking.stores import connect
 from bnsweep.tracking.ui import free_port
 from bnsweep.trial import TrialState
+from tests.tracking.dumps import files, rows, shown
 
 Complete = Any
 
@@ -229,18 +233,162 @@ def test_a_damaged_trial_is_left_out(ledger: Ledger, uri: str, complete: Complet
     assert len(all_runs(uri, "trial")) == 3
 
 
-def test_a_refused_trial_is_named_and_does_not_hold_up_the_others(
+def test_a_bad_value_never_loses_the_others(ledger: Ledger, uri: str, complete: Complete) -> None:
+    config = complete.configs[0]
+    names = ["../x", "a" * 300, "b" * 299 + "c", "loss (nats)", "test_accuracy", "/", ""]
+    rows: list[Any] = [(0, name, 0, float(index), complete.start_ms) for index, name in enumerate(names)]
+    rows += [
+        (1, "nan", 0, math.nan, complete.start_ms),
+        (1, "inf", 0, 1e400, complete.start_ms),
+        (2, "t", 0, 1.0, -5),
+    ]
+    rows += [(3, f"many/{index}", 0, 1.0, complete.start_ms) for index in range(10_000)]
+    record = Record.of(config, TrialState.COMPLETED, 3, {})
+    ledger.write_record(record, rows)
+    complete(1, 2, 3)
+    assert mirror_once(ledger, uri) == {"exported": 4, "pending": 0, "error": ""}
+    run = next(r for r in all_runs(uri, "trial") if r.data.tags["bnsweep.trial_id"] == config.trial_id)
+    assert len(run.data.metrics) == 10_000 + len(names) + 2
+    assert run.data.metrics["test_accuracy"] == 4.0 and math.isnan(run.data.metrics["nan"])
+    assert sorted(run.data.metrics.values())[-3:] == [4.0, 5.0, 6.0] and "inf" not in run.data.metrics
+    assert run.data.tags["bnsweep.infinite_readings_left_out"] == "1"
+
+
+def test_what_a_store_refuses_is_left_out_alone(ledger: Ledger, uri: str, complete: Complete) -> None:
+    complete(0)
+    mirror_once(ledger, uri)
+    table = RunTable(uri, "demo", ledger.id, ledger.root)
+    (run,) = table.trials.values()
+    readings = [Reading("../bad" if step in (3, 77) else "good", 1.0, 5, step) for step in range(100)]
+    assert table.write(run, readings, tags={"k" * 300: "refused", "fine": "tag"}) == 3
+    (shown,) = all_runs(uri, "trial")
+    assert len(connect(uri).get_metric_history(shown.info.run_id, "good")) == 98
+    assert shown.data.tags["fine"] == "tag"
+
+
+def test_ten_syncs_leave_every_table_and_file_as_they_are(
     ledger: Ledger, uri: str, complete: Complete
 ) -> None:
-    config = complete.configs[0]
-    record = Record.of(config, TrialState.COMPLETED, 1, {})
-    ledger.write_record(record, [(0, "../not-a-name-for-mlflow", 0, 1.0, complete.start_ms)])
     complete(1, 2, 3)
-    summary = mirror_once(ledger, uri)
-    assert (summary["exported"], summary["pending"]) == (3, 1)
-    assert config.trial_id in summary["error"]
-    assert len(all_runs(uri, "trial")) == 4
-    assert {run.info.status for run in all_runs(uri)} == {"FINISHED", "KILLED"}
+    ledger.write_failure(complete.configs[0].trial_id, "ZeroDivisionError: division by zero")
+    mirror_once(ledger, uri)
+    folder = ledger.root.parent / "mlartifacts"
+    before = rows(uri), files(folder)
+    assert len(before[0]["metrics"]) > 20 and len(before[1]) > 5
+    for _ in range(10):
+        assert mirror_once(ledger, uri)["pending"] == 0
+        assert (rows(uri), files(folder)) == before
+
+
+def test_whatever_is_deleted_by_hand_comes_back(ledger: Ledger, uri: str, complete: Complete) -> None:
+    complete()
+    mirror_once(ledger, uri)
+    first = shown(uri, "demo")
+    client = connect(uri)
+    (parent,) = all_runs(uri, "sweep")
+    trials = all_runs(uri, "trial")
+
+    def again() -> dict[str, Any]:
+        assert mirror_once(ledger, uri) == {"exported": 4, "pending": 0, "error": ""}
+        (under,) = {
+            run.data.tags["mlflow.parentRunId"]
+            for run in [*all_runs(uri, "trial"), *all_runs(uri, "condition")]
+        }
+        assert [under] == [run.info.run_id for run in all_runs(uri, "sweep")]
+        return shown(uri, "demo")
+
+    client.delete_run(trials[0].info.run_id)
+    client.delete_run(parent.info.run_id)
+    assert again() == first
+    client.delete_experiment(parent.info.experiment_id)
+    assert again() == first
+    for run in trials[1:]:
+        client.delete_run(run.info.run_id)
+    store = SqlAlchemyStore(uri, "")
+    for run in trials:
+        store._hard_delete_run(run.info.run_id)  # as mlflow gc does
+    shutil.rmtree(artifact(trials[2], "curves.parquet").parent)
+    assert again() == first
+    client.delete_experiment(parent.info.experiment_id)
+    store._hard_delete_experiment(parent.info.experiment_id)
+    assert again() == first
+
+
+def test_what_a_user_adds_to_a_run_stays_and_does_no_harm(
+    ledger: Ledger, uri: str, complete: Complete
+) -> None:
+    complete(0)
+    ledger.write_pack("abc1", {"trials": []})
+    config = complete.configs[1]
+    ledger.seal_readings("abc1", 1, {config.trial_id: complete.rows(config, until=10)})
+    live = Mirror(Ledger(ledger.root), uri, Orders(follow=True))
+    live._connect()
+    live._cycle()
+    client = connect(uri)
+    for run in all_runs(uri, "trial"):
+        client.log_param(run.info.run_id, "note", "mine")
+        client.log_metric(run.info.run_id, "my_metric", 3.0, 1, 1)
+        client.set_tag(run.info.run_id, "mine", "too")
+        client.update_run(run.info.run_id, name=f"renamed {run.info.run_name}")
+    complete(1, 2, 3)
+    assert mirror_once(ledger, uri) == {"exported": 4, "pending": 0, "error": ""}
+    mine = [run for run in all_runs(uri, "trial") if run.data.tags.get("mine") == "too"]
+    assert len(mine) == 2 and len(all_runs(uri, "trial")) == 4
+    for run in mine:
+        assert run.data.params["note"] == "mine" and run.data.params["lr"] == "0.1"
+        assert run.data.metrics["my_metric"] == 3.0 and len(run.data.params) == len(config.parameters) + 1
+        assert run.info.run_name.startswith("renamed") and run.info.status == "FINISHED"
+
+
+def test_readings_of_a_lost_attempt_do_not_stay_beside_the_others(
+    ledger: Ledger, uri: str, complete: Complete
+) -> None:
+    config = complete.configs[1]
+    ledger.write_pack("abc1", {"trials": []})
+    early = [row._replace(time_ms=row.time_ms - 77_777) for row in complete.rows(config, until=10)]
+    ledger.seal_readings("abc1", 1, {config.trial_id: early})
+    live = Mirror(Ledger(ledger.root), uri, Orders(follow=True))
+    live._connect()
+    live._cycle()
+    ledger.close_pack("abc1")  # lost, and trained anew
+    complete(1)
+    mirror_once(ledger, uri)
+    (run,) = all_runs(uri, "trial")
+    history = connect(uri).get_metric_history(run.info.run_id, "test_accuracy")
+    assert [(point.step, point.timestamp) for point in history] == [
+        (row.step, row.time_ms) for row in complete.rows(config) if row.name == "test_accuracy"
+    ]
+
+
+def test_two_sweeps_of_one_name_are_two_experiments(full_ledger: Any, uri: str) -> None:
+    one, other = full_ledger("twin", "mine"), full_ledger("twin", "yours")
+    for ledger in (one, other, one):
+        assert mirror_once(ledger, uri)["exported"] == 4
+    first = shown(uri, "twin", None)
+    second = shown(uri, f"twin ({other.id[:6]})", None)
+    assert first == second and len(first) == 7
+    assert one.id != other.id
+
+
+def test_results_that_moved_take_their_artifacts_along(
+    ledger: Ledger, uri: str, complete: Complete, tmp_path: Path
+) -> None:
+    complete(0, 1)
+    mirror_once(ledger, uri)
+    moved = ledger.root.parent.rename(tmp_path / "elsewhere")
+    there = Ledger(moved / "demo")
+    type(complete)(there)(2, 3)
+    new_uri = f"sqlite:///{moved / 'mlflow.db'}"
+    assert mirror_once(there, new_uri)["exported"] == 4
+    assert not (tmp_path / "results").exists()
+    assert all(artifact(run, "curves.parquet").exists() for run in all_runs(new_uri, "trial"))
+
+
+def test_a_description_of_any_length_is_shown(ledger: Ledger, uri: str, complete: Complete) -> None:
+    ledger.write_sweep("name: demo\n", {**ledger.plan(), "description": "Why? " * 20_000})
+    complete()
+    assert mirror_once(ledger, uri)["pending"] == 0
+    assert all_runs(uri, "sweep")[0].data.tags["mlflow.note.content"].startswith("Why? Why?")
 
 
 @pytest.mark.slow

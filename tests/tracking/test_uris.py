@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from bnsweep.errors import ServiceError, SpecError
+from bnsweep.tracking.credentials import redacted
 from bnsweep.tracking.ui import free_port, ui_command, ui_environment
-from bnsweep.tracking.uris import absolute_uri, check_uri, default_uri, redacted, uri_digest
+from bnsweep.tracking.uris import absolute_uri, check_uri, default_uri, uri_digest
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,7 @@ def test_the_ui_is_for_this_machine_only(tmp_path: Path) -> None:
     assert command[command.index("--workers") + 1] == "1"
     environment = ui_environment("postgresql://me:secret@host/db", tmp_path)
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert environment["MLFLOW_SERVER_X_FRAME_OPTIONS"] == "DENY"
     assert environment["MLFLOW_DEFAULT_ARTIFACT_ROOT"] == f"file://{tmp_path}/mlartifacts"
     assert not any("secret" in word for word in command)
 
