@@ -1,4 +1,4 @@
-"""An hour of small sweeps with random kills: what grows? ``python -m benchmarks.soak --minutes 60``
+"""What grows in an hour of small sweeps with random kills: ``python -m benchmarks.soak --minutes 60``.
 
 One process is the driver of sweep after sweep, here and on Ray; beside it other drivers are killed at
 random moments and their sweeps run again to the end. After every round it is counted what is left:
@@ -241,7 +241,8 @@ def main() -> None:
     private = _private_memory()
     began, samples = time.monotonic(), []
     print(
-        f"{options.minutes:g} minutes, seed {options.seed}, {os.cpu_count()} CPUs, {time.strftime('%Y-%m-%d')}",
+        f"{options.minutes:g} minutes, seed {options.seed}, {os.cpu_count()} CPUs,",
+        time.strftime("%Y-%m-%d"),
         flush=True,
     )
     if not private:
@@ -259,7 +260,8 @@ def main() -> None:
             soak.close()
     hours = (time.monotonic() - began) / 3600
     print(
-        f"{soak.rounds} rounds, {soak.sweeps} sweeps, {soak.kills} processes killed, {soak.wrong} ended wrongly"
+        f"{soak.rounds} rounds, {soak.sweeps} sweeps, {soak.kills} processes killed,",
+        f"{soak.wrong} ended wrongly",
     )
     print("\n".join(table(samples, hours)))
     sys.exit(1 if soak.wrong or samples[-1].processes else 0)

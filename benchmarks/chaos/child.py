@@ -65,7 +65,6 @@ def run(file: str, storage: str, ray: str, seconds: float, workers: int = 2) -> 
     Returns:
         The exit code, as of ``bnsweep run``.
     """
-
     from bnsweep.runners.joining import attach
 
     def show(progress: Progress) -> None:

@@ -216,7 +216,7 @@ class Chaos:
     # -- moments ---------------------------------------------------------------------------------
 
     def _moment(self, episode: Episode, size: int) -> bool:
-        """Wait for a random moment of a run whose journal has ``size`` bytes; ``False`` if it ended before."""
+        """Wait for a random moment of a run; ``size`` is a whole journal's. ``False`` if it ended before."""
         draw = self.random.random()
         if draw < 0.2:
             end = time.monotonic() + self.random.uniform(0.0, 3.0)

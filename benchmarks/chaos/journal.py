@@ -14,6 +14,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,7 +110,7 @@ def repeats(entries: Sequence[Entry]) -> Iterator[Repeated]:
         packs.setdefault(entry.trials, {}).setdefault(entry.attempt, []).append(entry)
     for attempts in packs.values():
         ordered = sorted(attempts.values(), key=lambda own: own[0].time)
-        for before, after in zip(ordered, ordered[1:], strict=False):
+        for before, after in pairwise(ordered):
             first = after[0].step
             lost = [entry for entry in before if entry.step >= first]
             if lost:
