@@ -15,7 +15,8 @@ LONGEST_PAUSE = 30.0
 
 _PASSING = frozenset({
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT,
-    errno.EAGAIN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOTCONN, errno.EREMOTEIO, errno.ENODEV,
+    errno.EAGAIN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOTCONN,
+    errno.EREMOTEIO, errno.ENODEV,
 })  # fmt: skip
 
 

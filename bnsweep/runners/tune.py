@@ -166,7 +166,7 @@ class PackSearcher(Searcher):
         return not self.left and not any(self.live.values())
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next units; ``None`` while a lost one could still come back, and in the pause after losses."""
+        """Return the next units; ``None`` while a lost one could come back, and in the pause after losses."""
         try:
             self._restock()
         except LedgerError as error:
