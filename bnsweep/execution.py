@@ -51,6 +51,9 @@ MIRROR_SECONDS = 120.0
 STUDY_SECONDS = 15.0
 """How long the end of a run waits for a study's database that does not answer."""
 
+GIVE_UP_AFTER = 20
+"""Trials that must fail, before any has come to a result, for a run to be given up."""
+
 STOP_SECONDS = 3.0
 """How long an interrupted run waits for it: what is missing is sent by the next run, or by sync."""
 
@@ -165,12 +168,16 @@ class Execution:
         self.errors: dict[str, int] = {}
         self.device = device_type(spec)
         self._rung: SearchSource | None = None
+        self._source: Source | None = None
+        self._paused: set[str] = set()
+        self._failed, self._good = 0, False
+        self._study: StudyMirrorProcess | None = None
         self._mirror: MirrorProcess | None = None
         self.look: Callable[[Ledger], None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the mirror's process out: Tune stores its callbacks, and with them the run that they tell."""
-        return {**vars(self), "_mirror": None}
+        """Leave processes out: Tune stores its callbacks, and with them the run that they tell."""
+        return {**vars(self), "_mirror": None, "_study": None}
 
     def run(
         self,
@@ -271,8 +278,11 @@ class Execution:
             neighbours=worker_count(self.spec, self.site),
             keep_states=self.spec.keep_checkpoints,
             save_weights=self.spec.save_weights == "final",
+            step_limit=self.spec.resources.step_limit,
+            epoch=self.ledger.epoch,
         )
         runner = self.runner or _tune_runner(self.spec)
+        self._source = source
         return runner.run(source, context, self._watch)
 
     def _watch(self, progress: Progress) -> None:
@@ -286,7 +296,33 @@ class Execution:
             self.tell(f"note: {progress.note}")
         if progress.error:
             self.errors[progress.error] = self.errors.get(progress.error, 0) + progress.members
+        self._note_pause(progress)
+        self._count(progress.states)
         self.progress(progress)
+
+    def _note_pause(self, progress: Progress) -> None:
+        """Say once when the storage begins to refuse what workers write, and once when it takes it again."""
+        before = bool(self._paused)
+        if not progress.paused:
+            self._paused.discard(progress.pack_id)
+        elif not before:
+            self.tell(f"paused: {progress.paused} The run goes on by itself when the storage takes it.")
+        if progress.paused:
+            self._paused.add(progress.pack_id)
+        elif before and not self._paused:
+            self.tell("the storage takes what is written again: going on")
+
+    def _count(self, states: Mapping[str, int]) -> None:
+        """Give up where the first trials that ended have all failed: so will the rest."""
+        self._failed += states.get("failed", 0)
+        self._good = self._good or any(count for state, count in states.items() if state != "failed")
+        if not self._good and self._failed >= GIVE_UP_AFTER and self._source and not self._source.given_up:
+            common = max(self.errors, key=lambda error: self.errors[error], default="unknown")
+            self._source.given_up = common
+            self.tell(
+                f"given up: the first {self._failed} trials to end have all failed, most with: {common}. "
+                "Mend the cause, then run again with --retry-failed."
+            )
 
 
 def data_folder(spec: SweepSpec) -> str | None:

@@ -130,10 +130,11 @@ def prepare_tune() -> None:
         os.environ.setdefault(name, value)
 
 
-def start_ray(attempts: int = 3) -> None:
+def start_ray(folder: str | None = None, attempts: int = 3) -> None:
     """Start a Ray that only this process may use; again where a busy machine was slow: Ray gives itself 30 s.
 
     Args:
+        folder: Where it keeps its session and its logs; Ray's own place by default.
         attempts: How often to try.
 
     Raises:
@@ -142,10 +143,10 @@ def start_ray(attempts: int = 3) -> None:
     prepare_tune()
     access.make_private_token()
     with _own_sigterm():
-        _start(attempts)
+        _start(folder, attempts)
 
 
-def _start(attempts: int) -> None:
+def _start(folder: str | None, attempts: int) -> None:
     for attempt in range(1, attempts + 1):
         try:
             ray.init(
@@ -153,6 +154,7 @@ def _start(attempts: int) -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                _temp_dir=folder,
             )
             return
         except Exception as error:

@@ -157,6 +157,10 @@ RESOURCE_KEYS: dict[str, Key] = {
         "choice", "How a pack is computed; loop is the plain reference.", "what a calibration finds fastest",
         choices=tuple(KERNELS),
     ),
+    "step_limit": Key(
+        "number", "Seconds that one step of a pack may take before it counts as hanging.",
+        "600, or 20 times the slowest before", 0, 1e9, open_low=True,
+    ),
 }  # fmt: skip
 TRACKING_KEYS: dict[str, Key] = {
     "uri": Key(

@@ -120,6 +120,10 @@ class Lease:
         """The epoch that this process holds, or tried to; 0 before."""
         return self._epoch
 
+    def follow(self, epoch: int) -> None:
+        """Have :meth:`check` ask for another process's lease, without holding it."""
+        self._epoch = epoch
+
     def look(self) -> Holder | None:
         """Return who has the sweep, or had it last, without a wait; ``None`` where nobody ever had."""
         epoch, holder = self._highest()
