@@ -11,7 +11,7 @@ import pytest
 
 from bnsweep import api
 from bnsweep.runners import LocalRunner, Preflight
-from bnsweep.runners.preflight import _look
+from bnsweep.runners.preflight import look
 from bnsweep.sweep.curves import rows_of
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.trial import TrialConfig
@@ -49,14 +49,14 @@ def outcome_of(ledger: Ledger, trial_id: str) -> tuple[Any, ...]:
 
 def preflight_here(trials: Sequence[TrialConfig], data_root: str | None) -> Preflight:
     """Look at the trials as a run does, without a process of its own, which takes seconds to start."""
-    answer = _look({"trials": [trial.to_dict() for trial in trials], "data_root": data_root})
+    answer = look({"trials": [trial.to_dict() for trial in trials], "data_root": data_root})
     return Preflight(tuple(answer["notes"]), answer["stacks"], answer["gpus"])
 
 
 @pytest.fixture
 def sweeps(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The tools above, for runs that leave out the report."""
-    monkeypatch.setattr("bnsweep.runners.preflight", preflight_here)
+    monkeypatch.setattr("bnsweep.runners.machine.preflight", preflight_here)
     monkeypatch.setattr("bnsweep.execution._report", lambda ledger, tell: None)
     tools: dict[str, Callable[..., Any]] = {"changed": changed, "run": run, "outcome_of": outcome_of}
     return type("Sweeps", (), {name: staticmethod(tool) for name, tool in tools.items()})
