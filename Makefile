@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: demo test test-mlflow lint types contracts tests format clean
+.PHONY: demo test test-mlflow test-cluster lint types contracts tests format clean
 
 demo: $(STAMP)
 	$(BIN)/bnsweep run sweeps/quickstart.yaml
@@ -44,3 +44,7 @@ format: $(STAMP)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# Hosts made of network namespaces (root, iproute2); figures of the last run stand in docs/cluster.md.
+test-cluster: $(STAMP)
+	BNSWEEP_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster -x -s

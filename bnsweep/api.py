@@ -20,8 +20,10 @@ from bnsweep.execution import (
     Execution,
     Outcome,
     Runner,
+    Where,
     data_folder,
     device_type,
+    join,
     measurements,
     worker_count,
 )
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bnsweep.analysis import Report
-    from bnsweep.runners import Preflight, Progress
+    from bnsweep.runners import Preflight, Progress, Site
     from bnsweep.search import Shown
     from bnsweep.search.warm_start import Known
     from bnsweep.sweep.forecast import Forecast
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Outcome",
     "Status",
+    "Where",
     "calibrate",
     "confirm",
     "find_ledger",
@@ -66,6 +69,8 @@ __all__ = [
     "sync",
     "sync_study",
 ]
+
+HERE = Where()
 
 Source = str | PathLike[str] | Mapping[str, Any] | SweepSpec
 
@@ -136,17 +141,18 @@ def calibrate(
         BnsweepError: If data, norm, storage or resources are not as they must be.
         LedgerBusyError: If another process is running this sweep.
     """
+    from bnsweep.runners import Machine
     from bnsweep.sweep.ledger import Ledger
 
     spec = load(source)
     wanted = make_plan(spec)
     _refuse_unprepared(wanted)
-    _check_cpus(spec)
-    found = _preflight(spec, wanted.trials)
-    _check_gpus(spec, found)
+    site = Machine()
+    place = storage_folder(spec, storage) / spec.name
+    found = _admit(spec, wanted.trials, site, place, None, lambda _: None)
     ledger = Ledger.open(storage_folder(spec, storage), spec.name, create=True)
     with ledger.exclusive():
-        ledger.write_sweep(spec.text or _text(spec), _stored_plan(spec, wanted))
+        ledger.write_sweep(spec.text or text_of(spec), _stored_plan(spec, wanted))
         tell = say or (lambda _: None)
         execution = Execution(spec, wanted, ledger, runner, lambda _: None, tell, time.monotonic())
         execution.train(execution.source(wanted.trials, found, train=False))
@@ -236,6 +242,7 @@ def run(
     root: Place | None = None,
     retry_failed: bool = False,
     accept_changes: bool = False,
+    where: Where = HERE,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
     begin: Callable[[int], None] | None = None,
@@ -249,6 +256,7 @@ def run(
         root: The sweep's own folder, where that exists already, instead of ``storage``.
         retry_failed: Take up the trials that failed before; otherwise they stay failed.
         accept_changes: Go on although claims, data or the code's numbers changed since there are results.
+        where: On which cluster, and how long to wait for another process; this machine by default.
         progress: Called with the workers' progress.
         say: Called with sentences for people.
         begin: Called with the number of trials to run, before the first starts.
@@ -265,7 +273,9 @@ def run(
     spec = load(source)
     wanted = make_plan(spec)
     _refuse_unprepared(wanted)
-    return _run_looks(spec, wanted, runner, storage, root, retry_failed, accept_changes, progress, say, begin)
+    return _run_looks(
+        spec, wanted, runner, storage, root, retry_failed, accept_changes, where, progress, say, begin
+    )
 
 
 def resume(
@@ -275,6 +285,7 @@ def resume(
     storage: str | None = None,
     retry_failed: bool = False,
     accept_changes: bool = False,
+    where: Where = HERE,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
     begin: Callable[[int], None] | None = None,
@@ -287,6 +298,7 @@ def resume(
         storage: Folder of results to look in.
         retry_failed: Take up the trials that failed before.
         accept_changes: Go on although norms, claims, data or the code's numbers changed.
+        where: On which cluster; this machine by default.
         progress: Called with the workers' progress.
         say: Called with sentences for people.
         begin: Called with the number of trials to run.
@@ -301,7 +313,9 @@ def resume(
     spec, wanted = stored_sweep(ledger, accept_changes)
     _refuse_unprepared(wanted)
     root = ledger.root
-    return _run_looks(spec, wanted, runner, storage, root, retry_failed, accept_changes, progress, say, begin)
+    return _run_looks(
+        spec, wanted, runner, storage, root, retry_failed, accept_changes, where, progress, say, begin
+    )
 
 
 def confirm(
@@ -313,6 +327,7 @@ def confirm(
     storage: str | None = None,
     retry_failed: bool = False,
     accept_changes: bool = False,
+    where: Where = HERE,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
     begin: Callable[[int], None] | None = None,
@@ -330,6 +345,7 @@ def confirm(
         storage: Folder of results to look in.
         retry_failed: Take up the trials that failed before.
         accept_changes: Go on although the code's numbers changed since there are results.
+        where: As for :func:`run`.
         progress: Called with the workers' progress.
         say: Called with sentences for people.
         begin: Called with the number of trials to run.
@@ -368,6 +384,7 @@ def confirm(
         None,
         retry_failed,
         accept_changes,
+        where,
         progress,
         say,
         begin,
@@ -385,7 +402,7 @@ def _run_looks(
     def once(own: SweepSpec, look: Callable[[Ledger], None]) -> Outcome:
         return _run(own, make_plan(own), runner, storage, root, *rest, look)  # type: ignore[call-arg]
 
-    say = rest[3]
+    say = rest[-2]
     return run_in_looks(spec, lambda: _ledger_at(spec, storage, root), once, say or (lambda _: None))
 
 
@@ -397,6 +414,7 @@ def _run(
     root: Place | None,
     retry_failed: bool,
     accept_changes: bool,
+    where: Where,
     progress: Callable[[Progress], None] | None,
     say: Callable[[str], None] | None,
     begin: Callable[[int], None] | None,
@@ -410,6 +428,9 @@ def _run(
     folder = root or storage_folder(spec, storage) / spec.name
     known = (folder / "ledger.json").is_file()
     before = Ledger(folder) if known else None
+    if before and where.wait:
+        with before.exclusive(where.wait):
+            pass  # what is left is known when the other process has ended
     planned, unasked = wanted, 0
     if spec.method == "optuna":
         planned = wanted.with_suggestions(before) if before else wanted
@@ -424,30 +445,23 @@ def _run(
         tell(line)
     tell_what_is_not_kept(spec, planned, before, tell)
     uri = _tracking_uri(spec, folder.parent)
-    found = None
-    if left or unasked:
-        _check_cpus(spec)
-        if uri is not None:
-            _say_if_away(uri, tell)
-        if not known:
-            Ledger.check_place(folder)
-        found = _preflight(spec, kinds_of_trials(spec) if unasked else left)
-        for note in found.notes:
-            tell(f"note: {note}")
-        _check_gpus(spec, found)
-    elif uri is not None and before is not None:
+    more = bool(left or unasked)
+    if not more and uri is not None and before is not None:
         uri = _reachable(uri, before, tell)
     knowledge = _knowledge(spec, before, str(folder.parent), tell)
-    ledger = Ledger(folder) if root else Ledger.open(folder.parent, spec.name, create=True)
-    with ledger.exclusive(), stop_on_request(ledger):
-        stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
-        ledger.write_sweep(spec.text or _text(spec), stored)
-        watch = progress or (lambda _: None)
-        execution = Execution(spec, planned, ledger, runner, watch, tell, began, starts, len(left) + unasked)
-        execution.known = knowledge
-        execution.look = look
-        start = begin or (lambda _: None)
-        return execution.run(left, found, uri, lambda count: start(count + unasked))
+    address = where.cluster if more and runner is None else None
+    with join(spec, address, where.insecure, tell) as site:
+        kinds = kinds_of_trials(spec) if unasked else left
+        found = _admit(spec, kinds, site, folder, uri, tell) if more else None
+        ledger = Ledger(folder) if root else Ledger.open(folder.parent, spec.name, create=True)
+        with ledger.exclusive(where.wait), stop_on_request(ledger):
+            stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
+            ledger.write_sweep(spec.text or text_of(spec), stored)
+            show, start, count = progress or (lambda _: None), begin or (lambda _: None), len(left) + unasked
+            execution = Execution(spec, planned, ledger, runner, show, tell, began, starts, count, site)
+            execution.known = knowledge
+            execution.look = look
+            return execution.run(left, found, uri, lambda count: start(count + unasked))
 
 
 def stop(name: str | PathLike[str], storage: str | None = None, patience: float = 15.0) -> bool:
@@ -660,36 +674,42 @@ def _reachable(uri: str, ledger: Ledger, tell: Callable[[str], None]) -> str | N
     return uri
 
 
-def _preflight(spec: SweepSpec, left: Sequence[TrialConfig]) -> Preflight:
-    from bnsweep.runners import preflight
-
+def _one_of_each(trials: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """Return one trial of each static signature."""
     kinds: dict[tuple[object, ...], TrialConfig] = {}
-    for trial in left:
+    for trial in trials:
         static = ("model", "width", "depth", "features", "dataset", "norm", "groups", "inputs")
         kinds.setdefault(tuple(trial.parameters.get(name) for name in static), trial)
-    return preflight(list(kinds.values()), data_folder(spec))
+    return list(kinds.values())
 
 
-def _check_cpus(spec: SweepSpec) -> None:
-    _check_count("cpus", spec.resources.cpus, os.cpu_count() or 1)
+def _admit(
+    spec: SweepSpec,
+    kinds: Sequence[TrialConfig],
+    site: Site,
+    place: Place,
+    uri: str | None,
+    tell: Callable[[str], None],
+) -> Preflight:
+    """Look, before anything is written, for what would stop the sweep where its workers will be."""
+    from bnsweep.sweep.ledger import Ledger
 
-
-def _check_gpus(spec: SweepSpec, found: Preflight) -> None:
-    _check_count("gpus", spec.resources.gpus, found.gpus)
-    if device_type(spec) == "cuda" and not spec.resources.gpus:
+    resources = spec.resources
+    if device_type(spec) == "cuda" and not resources.gpus:
         raise BnsweepError(
             "resources.gpus must be > 0 where resources.device is cuda, but found 0. Say how much of a GPU a "
             "pack takes, such as 0.25."
         )
-
-
-def _check_count(name: str, asked: float, have: int) -> None:
-    """Refuse what this machine cannot give, before anything is written."""
-    if asked > have:
-        raise BnsweepError(
-            f"resources.{name} must be <= {have}, the {name} of this machine, but found {asked:g}. "
-            "Ask for less, or run on a larger machine."
-        )
+    site.admit(resources.cpus, resources.gpus, str(place.parent), uri)
+    if uri is not None:
+        _say_if_away(uri, tell)
+    if not (place / "ledger.json").is_file():
+        Ledger.check_place(place)
+    found = site.preflight(_one_of_each(kinds), data_folder(spec))
+    for note in found.notes:
+        tell(f"note: {note}")
+    site.check_gpus(resources.gpus, found)
+    return found
 
 
 def _tracking_uri(spec: SweepSpec, folder: Place) -> str | None:
@@ -701,7 +721,8 @@ def _tracking_uri(spec: SweepSpec, folder: Place) -> str | None:
     return absolute_uri(spec.tracking) if spec.tracking else default_uri(local_folder(folder))
 
 
-def _text(spec: SweepSpec) -> str:
+def text_of(spec: SweepSpec) -> str:
+    """Return a spec as the text of a sweep file."""
     from bnsweep.sweep import to_yaml
 
     return to_yaml(spec.to_dict())

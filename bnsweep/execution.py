@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bnsweep.errors import BnsweepError
 from bnsweep.positions import Positions
@@ -22,7 +23,7 @@ from bnsweep.trial import CUSTOM_NORM, DEFAULT_KERNEL, TrialConfig
 
 if TYPE_CHECKING:
     from bnsweep.analysis import Report
-    from bnsweep.runners import Preflight, Progress, Source, WorkerContext
+    from bnsweep.runners import Preflight, Progress, Site, Source, WorkerContext
     from bnsweep.runners.search_source import SearchSource
     from bnsweep.search import Search, StudyMirrorProcess
     from bnsweep.search.warm_start import Known
@@ -35,9 +36,11 @@ __all__ = [
     "Execution",
     "Outcome",
     "Runner",
+    "Where",
     "count_states",
     "data_folder",
     "device_type",
+    "join",
     "measurements",
     "worker_count",
 ]
@@ -48,6 +51,9 @@ MIRROR_SECONDS = 120.0
 STUDY_SECONDS = 15.0
 """How long the end of a run waits for a study's database that does not answer."""
 
+GIVE_UP_AFTER = 20
+"""Trials that must fail, before any has come to a result, for a run to be given up."""
+
 STOP_SECONDS = 3.0
 """How long an interrupted run waits for it: what is missing is sent by the next run, or by sync."""
 
@@ -57,6 +63,42 @@ class Runner(Protocol):
 
     def run(self, source: Source, context: WorkerContext, report: Callable[[Progress], None]) -> bool:
         """Do everything that ``source`` has; return whether all was tried."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """On what a sweep is run.
+
+    Attributes:
+        address: A running Ray cluster; ``None`` for ``$RAY_ADDRESS``, else this machine alone.
+        insecure: Permit a cluster on this machine that asks for no token.
+        wait: Seconds to wait for another process that runs the sweep.
+    """
+
+    address: str | None = None
+    insecure: bool = False
+    wait: float = 0.0
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of the cluster, or ``None`` for this machine alone."""
+        stated = self.address or os.environ.get("RAY_ADDRESS")
+        return None if stated in (None, "", "local") else stated
+
+
+@contextmanager
+def join(spec: SweepSpec, address: str | None, insecure: bool, tell: Callable[[str], None]) -> Iterator[Site]:
+    """Give the site of a run: this machine, or the cluster at ``address``, which is joined meanwhile."""
+    from bnsweep.runners import Machine
+
+    if address is None:
+        yield Machine()
+        return
+    from bnsweep.runners.joining import attach
+    from bnsweep.runners.parcel import packed
+
+    with packed(spec) as parcel, attach(address, insecure=insecure, parcel=parcel, say=tell) as cluster:
+        yield cluster
 
 
 @dataclass(frozen=True)
@@ -115,19 +157,27 @@ class Execution:
         began: float,
         starts: Mapping[str, Start] | None = None,
         total: int = 0,
+        site: Site | None = None,
     ) -> None:
         self.total = total
         self.positions: Positions | None = None
-        self.began = began
+        self.began, self.site = began, site
         self.starts = starts or {}
         self.spec, self.plan, self.ledger = spec, wanted, ledger
         self.runner, self.progress, self.tell = runner, progress, tell
         self.errors: dict[str, int] = {}
         self.device = device_type(spec)
         self._rung: SearchSource | None = None
+        self._source: Source | None = None
+        self._paused: set[str] = set()
+        self._failed, self._good = 0, False
         self._study: StudyMirrorProcess | None = None
         self._mirror: MirrorProcess | None = None
         self.look: Callable[[Ledger], None] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave processes out: Tune stores its callbacks, and with them the run that they tell."""
+        return {**vars(self), "_mirror": None, "_study": None}
 
     def run(
         self,
@@ -141,6 +191,7 @@ class Execution:
         from bnsweep.sweep.continuing import prune_states
 
         finished, made, tracked = True, None, None
+        study: StudyMirrorProcess | None = None
         suggested = len(self.plan.trials)
         mirror = self._mirror = _start_mirror(self.ledger, uri)
         try:
@@ -148,6 +199,7 @@ class Execution:
                 self.ledger.write_environment(describe_driver())
                 self.positions = Positions(self.ledger, self.total)
                 source = self.source(left, found)
+                study = _show_study(self.spec, self.ledger)  # the events were read, and mended if need be
                 begin(len(left))
                 finished = self.train(source)
             if finished and self.look is not None:
@@ -159,8 +211,8 @@ class Execution:
         finally:
             if self.positions is not None:
                 self.positions.end("done" if finished and sys.exc_info()[0] is None else "interrupted")
-            if self._study:
-                self.tell(str(self._study.finish(STUDY_SECONDS if finished else STOP_SECONDS)))
+            if study:
+                self.tell(str(study.finish(STUDY_SECONDS if finished else STOP_SECONDS)))
             if mirror:
                 tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
         if self.spec.method == "optuna":
@@ -210,12 +262,9 @@ class Execution:
         return self._rung
 
     def _optuna(self) -> Search:
-        from bnsweep.search import Search, StudyMirrorProcess
+        from bnsweep.search import Search
 
-        search = Search(self.spec, self.ledger.search_log, expander(self.spec), self.known)
-        if uri := self.spec.search.get("storage"):  # after the events were read, and mended if they had to be
-            self._study = StudyMirrorProcess(self.ledger.root, uri)
-        return search
+        return Search(self.spec, self.ledger.search_log, expander(self.spec), self.known)
 
     def train(self, source: Source) -> bool:
         """Let the runner do what there is to do; return whether all was tried."""
@@ -226,11 +275,14 @@ class Execution:
             data_root=data_folder(self.spec),
             threads=max(1, int(self.spec.resources.cpus)),
             import_path=os.getcwd(),
-            neighbours=worker_count(self.spec),
+            neighbours=worker_count(self.spec, self.site),
             keep_states=self.spec.keep_checkpoints,
             save_weights=self.spec.save_weights == "final",
+            step_limit=self.spec.resources.step_limit,
+            epoch=self.ledger.epoch,
         )
         runner = self.runner or _tune_runner(self.spec)
+        self._source = source
         return runner.run(source, context, self._watch)
 
     def _watch(self, progress: Progress) -> None:
@@ -244,7 +296,33 @@ class Execution:
             self.tell(f"note: {progress.note}")
         if progress.error:
             self.errors[progress.error] = self.errors.get(progress.error, 0) + progress.members
+        self._note_pause(progress)
+        self._count(progress.states)
         self.progress(progress)
+
+    def _note_pause(self, progress: Progress) -> None:
+        """Say once when the storage begins to refuse what workers write, and once when it takes it again."""
+        before = bool(self._paused)
+        if not progress.paused:
+            self._paused.discard(progress.pack_id)
+        elif not before:
+            self.tell(f"paused: {progress.paused} The run goes on by itself when the storage takes it.")
+        if progress.paused:
+            self._paused.add(progress.pack_id)
+        elif before and not self._paused:
+            self.tell("the storage takes what is written again: going on")
+
+    def _count(self, states: Mapping[str, int]) -> None:
+        """Give up where the first trials that ended have all failed: so will the rest."""
+        self._failed += states.get("failed", 0)
+        self._good = self._good or any(count for state, count in states.items() if state != "failed")
+        if not self._good and self._failed >= GIVE_UP_AFTER and self._source and not self._source.given_up:
+            common = max(self.errors, key=lambda error: self.errors[error], default="unknown")
+            self._source.given_up = common
+            self.tell(
+                f"given up: the first {self._failed} trials to end have all failed, most with: {common}. "
+                "Mend the cause, then run again with --retry-failed."
+            )
 
 
 def data_folder(spec: SweepSpec) -> str | None:
@@ -260,12 +338,12 @@ def device_type(spec: SweepSpec) -> str:
     return automatic if resources.device == "auto" else resources.device
 
 
-def worker_count(spec: SweepSpec) -> int:
-    """Return how many workers of a sweep this machine takes at once."""
+def worker_count(spec: SweepSpec, site: Site | None = None) -> int:
+    """Return how many workers of a sweep share a machine: this one, or the largest of a cluster."""
+    from bnsweep.runners import Machine
+
     resources = spec.resources
-    slots = max(1, int((os.cpu_count() or 1) / max(resources.cpus, 1e-3)))
-    if resources.gpus:
-        slots = min(slots, max(1, int(1 / resources.gpus))) if resources.gpus < 1 else slots
+    slots = (site or Machine()).neighbours(resources.cpus, resources.gpus)
     return min(slots, resources.max_concurrent or slots)
 
 
@@ -300,6 +378,14 @@ def _start_mirror(ledger: Ledger, uri: str | None) -> MirrorProcess | None:
     from bnsweep.tracking import start_mirror
 
     return start_mirror(ledger.root, uri) if uri else None
+
+
+def _show_study(spec: SweepSpec, ledger: Ledger) -> StudyMirrorProcess | None:
+    """Start what shows a search in the database that its file names."""
+    from bnsweep.search import StudyMirrorProcess
+
+    uri = spec.search.get("storage")
+    return StudyMirrorProcess(ledger.root, str(uri)) if uri else None
 
 
 def _report(ledger: Ledger, tell: Callable[[str], None]) -> Report | None:

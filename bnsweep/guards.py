@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from bnsweep.errors import BnsweepError
+from bnsweep.errors import BnsweepError, LedgerError
 from bnsweep.sweep import Plan, SweepSpec
 from bnsweep.sweep.changes import Changes, compare_environments, compare_plans
 
@@ -69,8 +69,13 @@ def stop_on_request(ledger: Ledger) -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(POLL_SECONDS):
-            if ledger.stop_requested:
+            try:
+                if not ledger.stop_requested:
+                    continue
                 ledger.clear_stop()
+            except LedgerError:
+                continue  # a store that is away for a while
+            else:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
 

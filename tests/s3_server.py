@@ -77,7 +77,7 @@ class Faults:
                 if fault.get("method", method) == method and re.search(fault.get("key", ""), path):
                     if fault.get("skip", 0) > 0:
                         fault["skip"] -= 1
-                    elif fault.get("times", 1) > 0:
+                    elif fault.get("times", 1) > 0:  # absent: always
                         fault["times"] = fault.get("times", float("inf")) - 1
                         return fault
         return {}

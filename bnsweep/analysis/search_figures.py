@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnsweep.analysis.figures import FigureFile, finish
 from bnsweep.analysis.searches import Found, Tried, is_wide
@@ -22,6 +22,9 @@ __all__ = ["search_figures"]
 BLUE, RED, GREY = "#1f6fb2", "#b5442e", "#a8a8a8"
 MOST_PARALLEL = 500
 """Lines of the parallel coordinates; of more conditions the best are drawn."""
+
+ABSENT = -0.16
+"""Where a parallel coordinate stands that does not apply: below the lowest."""
 
 _MARKS = (
     "Blue dots ran to their end, red ones had a diverged seed, hollow grey ones were stopped early and stand "
@@ -60,8 +63,8 @@ def search_figures(found: Found, shares: Sequence[tuple[str, Sequence[Share]]] =
             )  # fmt: skip
             yield finish(
                 _parallel(found, index), f"search-parallel{tail}", f"The search: all parameters, {word}",
-                "One line a condition that ran to its end, the darker the better (by rank). A gap: the "
-                "parameter does not apply.",
+                "One line a condition that ran to its end, the darker the better (by rank). The ends of each "
+                "axis are the least and the largest value tried.",
             )  # fmt: skip
     if shares:
         yield finish(
@@ -181,7 +184,7 @@ def _parameter_axis(axes: Axes, name: str, values: Sequence[Value | None]) -> No
     axes.set_xlabel(name.replace("_", " "))
     listed = _listed(values)
     if listed is not None:
-        turn = 30 if sum(len(str(value)) for value in listed) > 24 else 0
+        turn = 30 if sum(len(str(value)) for value in listed) > 16 else 0
         axes.set_xticks(range(len(listed)), [str(value) for value in listed], rotation=turn)
         axes.set_xlim(-0.5, len(listed) - 0.5)
     elif is_wide(values):
@@ -190,25 +193,45 @@ def _parameter_axis(axes: Axes, name: str, values: Sequence[Value | None]) -> No
 
 def _parallel(found: Found, index: int) -> Figure:
     metric = found.goal.metrics[index]
-    figure = new_figure(7.4, 3.4)
+    figure = new_figure(7.4, 3.8)
     axes = figure.subplots()
     sign = 1 if metric.goal == "maximize" else -1
     ordered = sorted(found.complete, key=lambda one: sign * one.worth.values[index])[-MOST_PARALLEL:]
     columns = []
-    for name in found.names:
+    for place, name in enumerate(found.names):
         values = [one.parameters.get(name) for one in ordered]
         columns.append(_unit(_places(values), is_wide(values)))
-    columns.append(_unit([one.worth.values[index] for one in ordered], False))
+        _mark(axes, place, values, columns[-1])
+    results = [_shown(metric, one.worth.values[index]) for one in ordered]
+    columns.append(_unit(results, False))
+    _mark(axes, len(columns) - 1, results, columns[-1])
     for rank, heights in enumerate(zip(*columns, strict=True)):
         share = (rank + 1) / len(ordered)
         axes.plot(
-            range(len(heights)), [math.nan if height is None else height for height in heights], color=BLUE,
+            range(len(heights)), [ABSENT if height is None else height for height in heights], color=BLUE,
             alpha=0.08 + 0.85 * share**3, linewidth=0.6 + share, zorder=2 + share, marker=".", markersize=2,
         )  # fmt: skip
     axes.set_xticks(range(len(columns)), [name.replace("_", "\n") for name in (*found.names, metric.name)])
-    axes.set_yticks([0, 1], ["low", "high"])
-    axes.grid(axis="y", visible=False)
+    axes.set_yticks([])
+    axes.set_xlim(-0.15, len(columns) - 0.6)
+    axes.grid(axis="x", visible=True)
+    axes.spines["left"].set_visible(False)
     return figure
+
+
+def _mark(axes: Axes, place: int, values: Sequence[Value | None], heights: Sequence[float | None]) -> None:
+    """Write along an axis of the parallel coordinates what its values are: all of a list, ends of numbers."""
+    known = {h: v for h, v in zip(heights, values, strict=True) if h is not None and v is not None}
+    beside: dict[str, Any] = {
+        "xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7, "zorder": 5,
+    }  # fmt: skip
+    shown = known if _listed(values) is not None else {h: known[h] for h in (min(known), max(known))}
+    for height, value in shown.items():
+        text = f"{value:.3g}" if isinstance(value, float) else str(value)
+        box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
+        axes.annotate(text, (place, height), bbox=box, color=INK, **beside)
+    if None in heights:
+        axes.annotate("absent", (place, ABSENT), color=QUIET, **beside)
 
 
 def _unit(values: Sequence[float | None], log: bool) -> list[float | None]:

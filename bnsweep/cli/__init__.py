@@ -15,6 +15,8 @@ __all__ = ["main"]
 VERBS = {
     "plan": "show what would run; starts nothing",
     "run": "make the ledger match the plan, here; again to resume or to extend",
+    "submit": "the same on a Ray cluster, as a job that runs on by itself",
+    "logs": "show what a sweep's job on a cluster has printed",
     "resume": "go on with a sweep from its stored file",
     "stop": "ask the process that runs a sweep to stop at its next checkpoint",
     "confirm": "train the best conditions of a search again, with fresh seeds",

@@ -32,6 +32,15 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--in-process", action="store_true", help="train here, one pack after another, without Ray"
     )
+    parser.add_argument(
+        "--address", help="join the Ray cluster of this machine: auto, or HOST:PORT; $RAY_ADDRESS by default"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="permit a cluster on 127.0.0.1 that asks for no token"
+    )
+    parser.add_argument(
+        "--wait", type=float, default=0.0, help="seconds to wait for another process that runs the sweep"
+    )
     parser.add_argument("--retry-failed", action="store_true", help="take up the trials that failed before")
     parser.add_argument(
         "--accept-changes",
@@ -69,9 +78,11 @@ def carry_out(arguments: argparse.Namespace, verb: Callable[..., Any]) -> int:
         arguments: With the attributes of :func:`add_run_arguments`.
         verb: One of :mod:`bnsweep.api`, all but the arguments that every such verb takes filled in.
     """
+    from bnsweep.api import Where
     from bnsweep.cli.progress import ProgressLine
 
     signal.signal(signal.SIGTERM, _as_interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a Ray job inherits it blocked
     runner = None
     if arguments.in_process:
         from bnsweep.runners import LocalRunner
@@ -83,6 +94,7 @@ def carry_out(arguments: argparse.Namespace, verb: Callable[..., Any]) -> int:
         storage=arguments.storage,
         retry_failed=arguments.retry_failed,
         accept_changes=arguments.accept_changes,
+        where=Where(arguments.address, arguments.insecure, arguments.wait),
         progress=line.update,
         say=line.say,
         begin=line.begin,

@@ -9,6 +9,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from bnsweep.cli.asking import add_asking, ask_there
+
 if TYPE_CHECKING:
     from bnsweep.standing import Status
 
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name", nargs="?", help="the sweep's name, its ledger's folder, or its file; all by default"
     )
     parser.add_argument("--storage", help="folder of results")
+    add_asking(parser)
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.add_argument(
         "--watch", type=_seconds, metavar="SECONDS", help="print again and again, until Ctrl-C"
@@ -39,6 +42,8 @@ def _seconds(text: str) -> float:
 
 def call(arguments: argparse.Namespace) -> int:
     """Say where one sweep stands, or every sweep in the folder of results."""
+    if arguments.address:
+        return ask_there(arguments, ["--json"] if arguments.json else [])
     try:
         while True:
             text = _said(arguments)

@@ -34,7 +34,7 @@ UNUSED_SECONDS = 3600.0
 
 _SPLITS = ("train_x", "train_y", "test_x", "test_y")
 _FORMAT = 1
-_held: list[IO[bytes]] = []  # open, with a shared lock, for as long as this process lives
+_held: dict[Path, IO[bytes]] = {}  # open, with a shared lock, for as long as this process lives
 
 
 def node_folder() -> Path:
@@ -124,7 +124,8 @@ def _open(place: Path, key: str) -> Mapping[str, Any] | None:
             if hashlib.file_digest(file, "sha256").hexdigest()[:32] == path.name.split(".")[1]:
                 content = torch.load(path, mmap=True, weights_only=True)
                 os.utime(path)
-                _held.append(file)
+                if _held.setdefault(path, file) is not file:
+                    file.close()  # another load of this process holds it already
                 return dict(content)
         except BaseException:
             file.close()

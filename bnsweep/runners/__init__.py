@@ -1,6 +1,7 @@
 """Where packs are trained: in this process, or on Ray. Importing this imports neither torch nor Ray."""
 
 from .local import LocalRunner
+from .machine import Machine, Node, Site
 from .planned import PlannedPacks
 from .preflight import Preflight, preflight, prepare_images
 from .source import FixedPacks, Source
@@ -9,9 +10,12 @@ from .work import Progress, WorkerContext
 __all__ = [
     "FixedPacks",
     "LocalRunner",
+    "Machine",
+    "Node",
     "PlannedPacks",
     "Preflight",
     "Progress",
+    "Site",
     "Source",
     "WorkerContext",
     "preflight",

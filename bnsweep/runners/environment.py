@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from .origin import describe_origin
 
 __all__ = ["describe_driver", "describe_environment"]
 
@@ -36,23 +38,27 @@ def describe_driver() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
 
-    def git(*words: str) -> str | None:
-        folder = str(Path(__file__).parent.parent)
-        try:
-            answer = subprocess.run(
-                ["git", "-C", folder, *words], capture_output=True, text=True, check=False, timeout=10
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no", ".")
+    sent = _submission()
+    code = sent["code"] if sent else describe_origin(Path(__file__).parent.parent)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
         "cpus": os.cpu_count(),
         "packages": versions,
-        "commit": commit,
-        "dirty": None if changes is None else bool(changes),
+        "commit": code["commit"],
+        "dirty": code["dirty"],
+        **({"submission": sent} if sent else {}),
     }
+
+
+def _submission() -> dict[str, Any] | None:
+    """Return what was written down where the sweep was sent from: a cluster has no repository."""
+    path = os.environ.get("BNSWEEP_SUBMISSION")
+    if not path:
+        return None
+    try:
+        content = json.loads(Path(path).read_text())
+        return dict(content) if "commit" in content["code"] else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

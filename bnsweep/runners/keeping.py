@@ -54,19 +54,6 @@ def keep(
             model = own["stack"]["model"]
             digests[outcome.member] = ledger.write_weights(trial_id, partial(torch.save, model))
     return digests
-    for outcome, state in zip(trainer.outcomes(), trainer.member_states(), strict=True):
-        trial_id = trials[outcome.member].trial_id
-        if state is None or ledger.record(trial_id) is not None:
-            continue
-        own = _on_cpu(state)
-        if states and outcome.state is not TrialState.STOPPED:
-            ledger.keep_state(trial_id, int(own["step"]), partial(torch.save, own))
-        if weights and outcome.state is not TrialState.DIVERGED:
-            model = own["stack"]["model"]
-            digests[outcome.member] = ledger.write_weights(
-                trial_id, lambda stream, model=model: torch.save(model, stream)
-            )
-    return digests
 
 
 def _on_cpu(content: Any) -> Any:

@@ -53,6 +53,8 @@ class LocalRunner:
                     if stop.is_set():
                         worker.suspend()
                         return False
+                    if source.given_up:
+                        return True
         return True
 
 

@@ -35,6 +35,8 @@ class PlannedPacks:
         starts: Where trials may go on from, by id.
     """
 
+    given_up = ""
+
     def __init__(
         self,
         plan: Plan,

@@ -19,7 +19,7 @@ from typing import Any
 from bnsweep.errors import BnsweepError
 from bnsweep.trial import CUSTOM_NORM, DataFacts, TrialConfig
 
-__all__ = ["Preflight", "preflight", "prepare_images"]
+__all__ = ["Preflight", "look", "preflight", "prepare_images"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,15 @@ def prepare_images(path: Path, size: int | None = None) -> DataFacts:
     return prepare_image_folder(path, size)
 
 
-def _look(request: dict[str, Any]) -> dict[str, Any]:
+def look(request: dict[str, Any]) -> dict[str, Any]:
+    """Look in this process, which loads torch.
+
+    Args:
+        request: ``trials`` as plain data, one of each kind, and ``data_root``.
+
+    Returns:
+        The attributes of :class:`Preflight`, as plain data.
+    """
     import torch
 
     from bnsweep.data import load_dataset
@@ -109,7 +117,7 @@ def _main() -> None:
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
     try:
-        answer = _look(json.load(sys.stdin))
+        answer = look(json.load(sys.stdin))
     except BnsweepError as error:
         answer = {"error": str(error)}
     output.write(json.dumps(answer) + "\n")

@@ -117,6 +117,8 @@ class SearchSource:
         retry: Trials of suggestions that ended, to be trained once more.
     """
 
+    given_up = ""
+
     def __init__(
         self,
         search: Suggester,

@@ -21,9 +21,11 @@ class Source(Protocol):
 
     Attributes:
         width: Most units that can be at work at once, over the whole run: more workers would idle.
+        given_up: Why nothing more is to be tried, once that is so; set from outside.
     """
 
     width: int
+    given_up: str
 
     @property
     def expecting(self) -> bool:
@@ -69,6 +71,7 @@ class FixedPacks:
     """
 
     expecting = False
+    given_up = ""
 
     def __init__(self, packs: Sequence[str], ledger: Any) -> None:
         self.packs, self.ledger = list(packs), ledger

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from bnsweep.errors import BnsweepError, ServiceError
+from bnsweep.errors import LedgerError
 
+from .cluster import Cluster
+from .joining import prepare_tune, start_ray
+from .leftovers import driver_folder, ray_folder
 from .source import Source, Unit
 from .work import PackWorker, Progress, WorkerContext, unit_key
 
@@ -38,6 +39,12 @@ this long."""
 
 BARRIER_SECONDS = 60.0
 MAX_LOSSES = 3
+
+LONGEST_PAUSE = 60.0
+"""Seconds between two losses of workers in a row and the next try, at most; they double from 1."""
+
+MOST_WORKERS = 1000
+"""Most workers that are asked for at once of a cluster that grows."""
 
 Report = Callable[[Progress], None]
 
@@ -128,11 +135,23 @@ class PackSearcher(Searcher):
         source: What is to be done.
         workers: Number of workers that share it.
         supply: Called when units have become ready that workers may be held for.
+        clock: Reads the seconds that pauses are counted in.
+
+    Attributes:
+        broken: What the ledger refused the driver; nothing more is handed out then.
     """
 
-    def __init__(self, source: Source, workers: int, supply: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        workers: int,
+        supply: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(metric="progress", mode="max")
-        self.source, self.workers, self.supply = source, workers, supply
+        self.source, self.workers, self.supply, self.clock = source, workers, supply, clock
+        self.broken: LedgerError | None = None
+        self._lost_in_a_row, self._not_before = 0, 0.0
         self.left: list[Unit] = []
         self.live: dict[str, dict[str, Unit]] = {}
         self.losses: dict[str, list[int]] = {}
@@ -147,8 +166,16 @@ class PackSearcher(Searcher):
         return not self.left and not any(self.live.values())
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next units, ``None`` while a lost one could still come back."""
-        self._restock()
+        """Return the next units; ``None`` while a lost one could come back, and in the pause after losses."""
+        try:
+            self._restock()
+        except LedgerError as error:
+            self.broken = error
+        if self.broken or self.source.given_up:
+            self.left.clear()
+            return None if self.live else Searcher.FINISHED
+        if self.left and self.clock() < self._not_before:
+            return None
         if not self.left:
             if self.source.expecting:
                 self.live[trial_id] = {}
@@ -183,11 +210,15 @@ class PackSearcher(Searcher):
         """Take back the unfinished units of a lost worker.
 
         A worker that went down with its machine says nothing about its units. One that ended by itself
-        counts against them where it made no progress since the last time: three deaths at one step
-        are the unit's own fault.
+        counts against the unit that it was at, the first, where that made no progress since the last time:
+        three deaths at one step are the unit's own fault. The more are lost without any progress, the longer
+        is the pause before the next is handed out.
         """
-        for key, unit in self.live.pop(trial_id, {}).items():
-            if not _machine_lost(cause):
+        self._lost_in_a_row += 1
+        pause = min(LONGEST_PAUSE, 2.0 ** min(self._lost_in_a_row - 1, 16) - 1.0)
+        self._not_before = self.clock() + pause
+        for position, (key, unit) in enumerate(self.live.pop(trial_id, {}).items()):
+            if position == 0 and not _machine_lost(cause):
                 deaths = self.losses.setdefault(key, [])
                 deaths.append(self.steps.get(key, 0))
                 if deaths[-MAX_LOSSES:] == [deaths[-1]] * MAX_LOSSES:
@@ -197,11 +228,18 @@ class PackSearcher(Searcher):
             self.left.append(unit)
         self._restock()
 
+    def stands(self, progress: Progress) -> None:
+        """Note how far a unit is."""
+        if progress.step > self.steps.get(progress.pack_id, 0):
+            self._lost_in_a_row = 0
+        self.steps[progress.pack_id] = progress.step
+
     def finished(self, trial_id: str, progress: Progress) -> None:
         """Note that a unit of a suggestion has ended."""
         unit = self.live.get(trial_id, {}).pop(progress.pack_id, None)
         if unit is None:
             return
+        self._lost_in_a_row = 0
         if "pack" in unit:
             self.durations.append(progress.seconds)
         expecting = self.source.expecting
@@ -230,10 +268,12 @@ class _Watch(tune.Callback):
         try:
             for content in result.get("progress", ()):
                 progress = Progress(**content)
-                self.searcher.steps[progress.pack_id] = progress.step
+                self.searcher.stands(progress)
                 if progress.finished:
                     self.searcher.finished(trial.trial_id, progress)
                 self.report(progress)
+        except LedgerError as error:
+            self.searcher.broken = error
         except Exception:
             logging.getLogger(__name__).exception("progress could not be shown")
 
@@ -242,26 +282,31 @@ class _Watch(tune.Callback):
         try:
             lines = str(trial.get_error()).strip().splitlines()
             self.searcher.lost(trial.trial_id, " ".join(lines[:3]) if lines else "unknown")
+            while self.searcher.abandoned:
+                self.report(self.searcher.abandoned.pop(0))
+        except LedgerError as error:
+            self.searcher.broken = error
         except Exception:
             logging.getLogger(__name__).exception("the units of a lost worker could not be handed out again")
 
 
 class TuneRunner:
-    """Runs packs on a Ray cluster, or on a Ray started here for the time of the sweep.
+    """Runs packs on the Ray that this process has joined, or on one started here for the time of the sweep.
 
     Args:
         cpus: CPUs of one worker.
         gpus: GPUs of one worker; a fraction shares a device.
         max_concurrent: Most workers at once; by default as many as there are slots.
-        address: Address of a running cluster; ``None`` starts Ray on this machine.
     """
 
     def __init__(
-        self, cpus: float = 1, gpus: float = 0, max_concurrent: int | None = None, address: str | None = None
+        self,
+        cpus: float = 1,
+        gpus: float = 0,
+        max_concurrent: int | None = None,
     ) -> None:
         self.cpus, self.gpus = cpus, gpus
         self.max_concurrent = max_concurrent
-        self.address = address
         self.trainable: type[tune.Trainable] = _PackTrainable
 
     def run(self, source: Source, context: WorkerContext, report: Report) -> bool:
@@ -279,34 +324,41 @@ class TuneRunner:
             BnsweepError: If one worker needs more than the cluster has.
             ServiceError: If Ray does not start or does not answer.
         """
-        with _ray(self.address), tempfile.TemporaryDirectory(prefix="bnsweep-tune-") as folder:
-            workers = min(self._slots(), source.width)
+        with driver_folder() as folder, _ray(folder):
+            slots, most = self._slots()
             barrier = ray.remote(num_cpus=0)(_Barrier).remote()
-            searcher = PackSearcher(source, workers, barrier.supply.remote)
-            self._fit(searcher, context, report, barrier, folder)
-            for progress in searcher.abandoned:
-                report(progress)
+            searcher = PackSearcher(source, min(most, source.width), barrier.supply.remote)
+            self._fit(searcher, context, report, barrier, str(folder), min(slots, searcher.workers))
+            if searcher.broken:
+                raise searcher.broken
             return searcher.idle
 
-    def _slots(self) -> int:
-        """Count the workers that fit, before anything waits for a place that cannot come."""
-        have = ray.cluster_resources()
-        needs = {"CPU": self.cpus, "GPU": self.gpus}
-        for name, need in needs.items():
-            if need > have.get(name, 0):
-                raise BnsweepError(
-                    f"resources.{name.lower()}s must be <= {have.get(name, 0):g}, the {name}s of this Ray "
-                    f"cluster, but found {need:g}; ask for less, or use a larger cluster"
-                )
-        slots = min(int(have.get(name, 0) / need) for name, need in needs.items() if need)
-        return min(slots, self.max_concurrent) if self.max_concurrent else slots
+    def _slots(self) -> tuple[int, int]:
+        """Count the workers that fit now, and those that may be asked for, before anything waits for a place.
+
+        Where machines can join, as many are asked for as there may be: what waits for a place is what an
+        autoscaler goes by.
+        """
+        cluster = Cluster()
+        cluster.check_place(self.cpus, self.gpus)
+        slots = cluster.slots(self.cpus, self.gpus)
+        if cluster.grows:
+            return slots, self.max_concurrent or MOST_WORKERS
+        most = min(slots, self.max_concurrent) if self.max_concurrent else slots
+        return most, most
 
     def _fit(
-        self, searcher: PackSearcher, context: WorkerContext, report: Report, barrier: Any, folder: str
+        self,
+        searcher: PackSearcher,
+        context: WorkerContext,
+        report: Report,
+        barrier: Any,
+        folder: str,
+        present: int,
     ) -> None:
         workers = searcher.workers
         trainable = tune.with_resources(
-            tune.with_parameters(self.trainable, context=context, barrier=barrier, workers=workers),
+            tune.with_parameters(self.trainable, context=context, barrier=barrier, workers=present),
             {"cpu": self.cpus, "gpu": self.gpus},
         )
         tuner = tune.Tuner(
@@ -333,55 +385,15 @@ def _machine_lost(cause: str) -> bool:
 
 
 @contextmanager
-def _ray(address: str | None) -> Iterator[None]:
-    """Connect to Ray, or start it for a while; quiet, and without what Tune would write for itself."""
-    for name, value in {
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "RAY_DEDUP_LOGS": "0",
-    }.items():
-        os.environ.setdefault(name, value)
-    started = not ray.is_initialized()
-    if started:
-        with _own_sigterm():
-            _start(address)
+def _ray(folder: Path) -> Iterator[None]:
+    """Use the Ray that was joined, or start one for a while, which only this process may use; quietly."""
+    prepare_tune()
     quiet = logging.getLogger("ray.tune")
     level = quiet.level
-    quiet.setLevel(logging.CRITICAL)  # a lost worker is handed out again, and its end is reported by us
-    try:
+    with ExitStack() as stack:
+        if not ray.is_initialized():
+            start_ray(ray_folder(folder))
+            stack.callback(ray.shutdown)
+        quiet.setLevel(logging.CRITICAL)  # a lost worker is handed out again, and its end is reported by us
+        stack.callback(quiet.setLevel, level)
         yield
-    finally:
-        quiet.setLevel(level)
-        if started:
-            ray.shutdown()
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep the driver's handler of SIGTERM, which starting Ray replaces by one that ends the process."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
-
-
-def _start(address: str | None, attempts: int = 3) -> None:
-    """Start Ray, again where a busy machine was slow: Ray gives its own processes 30 s."""
-    for attempt in range(1, attempts + 1):
-        try:
-            ray.init(
-                address=address or "local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-            return
-        except Exception as error:
-            ray.shutdown()
-            if attempt == attempts or "timed out during startup" not in str(error):
-                where = address or "this machine"
-                raise ServiceError(f"Ray must start on {where}, but it said: {error}") from error

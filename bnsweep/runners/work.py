@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ from bnsweep.trial import TrialConfig, TrialState
 
 from .environment import describe_environment
 from .keeping import go_on, keep
+from .patience import Patience
+from .watchdog import HangError, Watchdog
 
 if TYPE_CHECKING:
     from bnsweep.data import Dataset
@@ -57,6 +60,8 @@ class WorkerContext:
         neighbours: Workers that share a machine, this one included.
         keep_states: Keep what is needed to train a finished trial to more steps.
         save_weights: Store the final weights of each trial.
+        step_limit: Seconds that one step may take; ``None`` derives it, see :mod:`.watchdog`.
+        epoch: Epoch of the driver's lease, without which nothing is fenced; see :meth:`Ledger.serve`.
     """
 
     ledger: str
@@ -67,6 +72,8 @@ class WorkerContext:
     neighbours: int = 1
     keep_states: bool = False
     save_weights: bool = False
+    step_limit: float | None = None
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ class Progress:
         seconds: Wall time spent on the pack by this worker.
         states: Trials by state, once finished.
         error: Last line of the traceback, if the pack failed.
+        paused: Why the worker waits, where the storage takes nothing just now; nothing failed.
         too_large: Whether the pack does not fit in memory, and has to be divided; nothing failed.
         retry: Whether the pack failed, and its members have to be tried once more, each alone.
         value: The condition's objective, where the pack waits at a rung for a decision.
@@ -100,6 +108,7 @@ class Progress:
     seconds: float = 0.0
     states: dict[str, int] = field(default_factory=dict)
     error: str = ""
+    paused: str = ""
     too_large: bool = False
     retry: bool = False
     value: float | None = None
@@ -137,6 +146,7 @@ class PackWorker:
         self._attempts: list[dict[str, Any]] = []
         self._started = self._checkpointed = 0.0
         self._sealed = 0
+        self._states: dict[str, int] = {}
         self._rows: dict[str, list[CurveRow]] = {}
         self._failure: Progress | None = None
         self._rungs: set[int] = set()
@@ -144,6 +154,9 @@ class PackWorker:
         self._goal: Goal | None = None
         self._starts: dict[str, str] = {}
         self._note, self._kernel = "", ""
+        self._storage = Patience()
+        self._watchdog = Watchdog(context.step_limit, self._note_hang)
+        self.ledger.serve(context.epoch)
 
     @property
     def busy(self) -> bool:
@@ -193,20 +206,28 @@ class PackWorker:
         self._attempts = [{"started": now(), "host": platform.node(), "pack_id": pack_id, "from_step": 0}]
         self._sealed, self._rows, self._rungs, self._alone = 0, {}, set(), False
         self._starts, self._note = {}, ""
+        self._storage, self._states = Patience(), {}
+        self._watchdog.forget()
         try:
-            if not self.ledger.has_pack(pack_id):
-                self._failure = Progress(pack_id, 0, 0, 0, finished=True)  # done by a worker that was lost
-                return
-            pack = self.ledger.read_pack(pack_id)
-            self._device = str(pack["device"])
-            self._trials = [TrialConfig.from_dict(content) for content in pack["trials"]]
-            self._labels = list(pack["labels"])
-            self._rungs, self._alone = set(pack.get("rungs", ())), bool(pack.get("alone"))
-            self._goal = Goal.from_dict(pack["goal"]) if self._rungs else None
-            self._kernel = str(pack["kernel"])
-            self._begin(dict(pack.get("starts", {})))
+            self._storage.does(self._take_up, time.monotonic())
         except Exception as error:
             self._fail(error)
+
+    def _take_up(self) -> None:
+        pack_id = self._pack_id
+        if not self.ledger.has_pack(pack_id):
+            self._failure = Progress(pack_id, 0, 0, 0, finished=True)  # done by a worker that was lost
+            return
+        pack = self.ledger.read_pack(pack_id)
+        self._device = str(pack["device"])
+        self._trials = [TrialConfig.from_dict(content) for content in pack["trials"]]
+        self._labels = list(pack["labels"])
+        self._rungs, self._alone = set(pack.get("rungs", ())), bool(pack.get("alone"))
+        self._goal = Goal.from_dict(pack["goal"]) if self._rungs else None
+        self._kernel = str(pack["kernel"])
+        if stack := self.ledger.hang(pack_id):
+            raise HungBefore(stack)  # and took its worker with it
+        self._begin(dict(pack.get("starts", {})))
 
     def _begin(self, starts: dict[str, str]) -> None:
         """Start from the newest checkpoint, else from where shorter trials ended, else at step 0."""
@@ -275,14 +296,22 @@ class PackWorker:
         """
         if self._failure is None:
             try:
-                return self._advance(deadline)
+                with self._watchdog.watch():
+                    found = self._advance(deadline)
+                if found is not None:
+                    return found
             except Exception as error:
                 self._fail(error)
         assert self._failure is not None
         self._pack_id = ""
         return self._failure
 
-    def _advance(self, deadline: float) -> Progress:
+    def _advance(self, deadline: float) -> Progress | None:
+        """Train; ``None`` where the pack turned out to be done, or to have failed, when it was taken up."""
+        if not self._storage.goes_on(deadline):
+            return self._progress(paused=self._storage.reason)
+        if self._failure is not None:
+            return None
         trainer = self._trainer
         assert trainer is not None
         while not trainer.finished:
@@ -290,17 +319,20 @@ class PackWorker:
                 return self._at_rung()
             if trainer.finished:
                 break
-            trainer.step()
+            with self._watchdog.step():
+                trainer.step()
             self._collect()
             now = time.monotonic()
-            if not trainer.finished and now - self._checkpointed > self.context.checkpoint_seconds:
-                self._checkpoint()
+            due = not trainer.finished and now - self._checkpointed > self.context.checkpoint_seconds
+            if due and not self._storage.does(self._checkpoint, deadline):
+                return self._progress(paused=self._storage.reason)
             if now > deadline:
                 break
         if not trainer.finished:
             return self._progress()
-        states = self._commit()
-        progress = self._progress(finished=True, states=states)
+        if not self._states and not self._storage.does(self._commit, deadline):
+            return self._progress(paused=self._storage.reason)
+        progress = self._progress(finished=True, states=self._states)
         self._pack_id = ""
         return progress
 
@@ -346,9 +378,9 @@ class PackWorker:
         import torch
 
         assert self._trainer is not None
-        self._sealed += 1
-        self.ledger.seal_readings(self._pack_id, self._sealed, self._rows)
-        self._rows = {}
+        if self._rows:
+            self.ledger.seal_readings(self._pack_id, self._sealed + 1, self._rows)
+            self._sealed, self._rows = self._sealed + 1, {}
         ended = {**self._attempts[-1], "ended": now(), "to_step": self._trainer.step_index}
         content = {
             "sealed": self._sealed,
@@ -362,12 +394,16 @@ class PackWorker:
         self._checkpointed = time.monotonic()
 
     def suspend(self) -> None:
-        """Checkpoint the open pack, if there is one, and let it go."""
+        """Checkpoint the open pack, if there is one and the storage takes it, and let it go."""
         if self._pack_id and self._trainer is not None and self._failure is None:
-            self._checkpoint()
+            with suppress(LedgerError):  # the checkpoint before stands: at most an interval is repeated
+                self._checkpoint()
         self._pack_id = ""
 
-    def _commit(self) -> dict[str, int]:
+    def _note_hang(self, stack: str) -> None:
+        self.ledger.write_hang(self._pack_id, stack)
+
+    def _commit(self) -> None:
         """Write every member's curves and record, then remove what only an open pack needs."""
         assert self._trainer is not None
         curves = self.ledger.sealed(self._pack_id)
@@ -390,7 +426,7 @@ class PackWorker:
             states[outcome.state] = states.get(outcome.state, 0) + 1
         self.ledger.write_records(finished)
         self.ledger.close_pack(self._pack_id)
-        return states
+        self._states = states
 
     def _record(self, outcome: Outcome, environment: dict[str, Any], weights: str = "") -> Record:
         assert self._trainer is not None
@@ -431,7 +467,14 @@ class PackWorker:
         if members and not self._alone and not isinstance(error, BnsweepError):
             self._failure = Progress(self._pack_id, members, 0, 0, finished=True, retry=True)
             return
-        self._failure = abandon_pack(self.ledger, self._pack_id, traceback.format_exc())
+        hung = isinstance(error, (HangError, HungBefore))
+        cause = "timeout" if hung else "memory" if _out_of_memory(error) else "error"
+        reason = str(error) if isinstance(error, HungBefore) else traceback.format_exc()
+        self._failure = abandon_pack(self.ledger, self._pack_id, reason, cause)
+
+
+class HungBefore(Exception):
+    """A step of the pack ended its process with it; the message is its stack."""
 
 
 def unit_key(unit: Mapping[str, Any]) -> str:
@@ -478,13 +521,14 @@ def may_be_divided(ledger: Ledger, pack_id: str, cause: str) -> bool | None:
     return None if content.get("alone") else True
 
 
-def abandon_pack(ledger: Ledger, pack_id: str, reason: str) -> Progress:
+def abandon_pack(ledger: Ledger, pack_id: str, reason: str, cause: str = "lost") -> Progress:
     """Write a failure for every member of a pack that has no record, and close the pack.
 
     Args:
         ledger: Where the pack stands.
         pack_id: The pack.
         reason: A traceback, or a sentence.
+        cause: ``error`` of the code, ``timeout``, ``memory``, or ``lost`` where workers ended without a word.
 
     Returns:
         A finished progress whose ``error`` is the last line of ``reason``.
@@ -492,7 +536,7 @@ def abandon_pack(ledger: Ledger, pack_id: str, reason: str) -> Progress:
     members = ledger.read_pack(pack_id)["members"] if ledger.has_pack(pack_id) else []
     failed = [trial_id for trial_id in members if ledger.record(trial_id) is None]
     for trial_id in failed:
-        ledger.write_failure(trial_id, reason, pack_id=pack_id)
+        ledger.write_failure(trial_id, reason, pack_id=pack_id, cause=cause)
     ledger.close_pack(pack_id)
     states = {TrialState.FAILED.value: len(failed)} if failed else {}
     last = reason.strip().splitlines()[-1]

@@ -122,6 +122,7 @@ def compare_environments(before: Mapping[str, Any], now: Mapping[str, Any]) -> C
 
 def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
     """Return one level of names and texts; what was not known is left out."""
+    nested = ("packages", "submission")
     flat = {**environment, **environment.get("packages", {})}
-    kept = {name: value for name, value in flat.items() if name != "packages" and value is not None}
+    kept = {name: value for name, value in flat.items() if name not in nested and value is not None}
     return {name: str(value)[:12] if name == "commit" else str(value) for name, value in kept.items()}

@@ -79,13 +79,14 @@ class SweepFolder:
         self.root = place(root)
         self.warnings: list[str] = []
         self._lease: Lease | None = None
+        self._served: Lease | None = None
         marker = self._read_marker()
         self.name = str(marker["name"])
         self.id = str(marker.get("id", ""))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy in another process has: everything but the right to write, held by one."""
-        return {**self.__dict__, "_lease": None}
+        return {**self.__dict__, "_lease": None, "_served": None}
 
     @classmethod
     def open(cls, storage: str | Place, name: str, create: bool = False) -> Self:
@@ -195,12 +196,16 @@ class SweepFolder:
         lease.take(wait)
         self._lease = lease
         try:
+            self.sweep_packs()
             yield
         finally:
             self._lease = None
             lease.release()
             if lease.lost:
                 lease.check()
+
+    def sweep_packs(self) -> None:
+        """Remove what is left of packs that were being closed; called by who holds the sweep."""
 
     @property
     def epoch(self) -> int:
@@ -211,10 +216,24 @@ class SweepFolder:
         """Return who has the sweep, or had it last; ``None`` where nobody ever had."""
         return Lease(self.root, self.name).look()
 
+    def serve(self, epoch: int) -> None:
+        """Write for the driver that holds the sweep in ``epoch``, and no longer than it does.
+
+        A worker whose driver was replaced may live on; from then on it can neither write checkpoints nor
+        close packs. What it has finished counts: records are equal, whoever writes them.
+
+        Args:
+            epoch: The epoch; 0 where nobody holds the sweep.
+        """
+        self._served = Lease(self.root, self.name) if epoch else None
+        if self._served is not None:
+            self._served.follow(epoch)
+
     def _fence(self) -> None:
-        """Refuse to write for a driver whose lease another one has taken over; workers hold none."""
-        if self._lease is not None:
-            self._lease.check()
+        """Refuse to write for a driver, or a worker of one, whose lease another one has taken over."""
+        lease = self._lease or self._served
+        if lease is not None:
+            lease.check()
 
     def _check_writable(self) -> None:
         if isinstance(self.root, ObjectPath):

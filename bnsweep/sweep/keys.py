@@ -119,7 +119,11 @@ TOP_KEYS: dict[str, Key] = {
     ),
     "description": Key("text", "One sentence for people.", "(empty)", empty=True),
     "method": Key("choice", "How conditions are chosen; a grid is enumerated.", "grid", choices=METHODS),
-    "storage": Key("text", "Folder of the results, relative to the current directory.", "results"),
+    "storage": Key(
+        "text",
+        "Folder of the results, relative to the current directory, or s3://bucket/prefix.",
+        "results",
+    ),
     "data_root": Key(
         "text", "Folder of the data sets, or the image folder itself. Not part of a trial's identity.",
         "(bnsweep's cache)",
@@ -152,6 +156,10 @@ RESOURCE_KEYS: dict[str, Key] = {
     "kernel": Key(
         "choice", "How a pack is computed; loop is the plain reference.", "what a calibration finds fastest",
         choices=tuple(KERNELS),
+    ),
+    "step_limit": Key(
+        "number", "Seconds that one step of a pack may take before it counts as hanging.",
+        "600, or 20 times the slowest before", 0, 1e9, open_low=True,
     ),
 }  # fmt: skip
 TRACKING_KEYS: dict[str, Key] = {
@@ -197,7 +205,7 @@ SEARCH_KEYS: dict[str, Key] = {
         pattern=rf"(?!.*://).+|{_DATABASE}#[^#]+",
     ),
     "timeout": Key(
-        "number", "Seconds after which nothing new is suggested.", None, 0, 1_000_000_000, open_low=True
+        "number", "Seconds of a run after which nothing is suggested.", None, 0, 1_000_000_000, open_low=True
     ),
 }
 EARLY_STOP_KEYS: dict[str, Key] = {

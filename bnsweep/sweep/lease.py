@@ -120,6 +120,10 @@ class Lease:
         """The epoch that this process holds, or tried to; 0 before."""
         return self._epoch
 
+    def follow(self, epoch: int) -> None:
+        """Have :meth:`check` ask for another process's lease, without holding it."""
+        self._epoch = epoch
+
     def look(self) -> Holder | None:
         """Return who has the sweep, or had it last, without a wait; ``None`` where nobody ever had."""
         epoch, holder = self._highest()
@@ -157,8 +161,8 @@ class Lease:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-        if self._highest()[0] == self._epoch:
-            with suppress(LedgerError):  # a full disk: it expires, at once where this process has ended
+        with suppress(LedgerError):  # a full disk: it expires, at once where this process has ended
+            if self._highest()[0] == self._epoch:
                 self._write({"released": True})
 
     def _claim(self, epoch: int) -> bool:

@@ -31,6 +31,7 @@ from bnsweep.sweep.curves import (
 from bnsweep.sweep.files import encode_json, link_bytes, names_in, read_each, read_json, replace_bytes
 from bnsweep.sweep.folder import unreadable
 from bnsweep.sweep.kept_files import KeptFiles
+from bnsweep.sweep.lease import Lease
 from bnsweep.sweep.object_store import in_parallel
 from bnsweep.sweep.places import ObjectPath, Place, local_state, version
 from bnsweep.sweep.records import SCHEMA, PlannedTrial, Record, check_schema, check_trial_id, now
@@ -76,6 +77,16 @@ class Ledger(KeptFiles):
         if isinstance(self.root, Path):
             return self.root / "tracking"
         return local_state(self.root) / "tracking"
+
+    def mirror_lease(self, key: str) -> Lease | None:
+        """Return the lease on mirroring a ledger in a store; ``None`` for a folder: its files can be locked.
+
+        Args:
+            key: What stands for the tracking store in names.
+        """
+        if isinstance(self.root, Path):
+            return None
+        return Lease(self.root / "tracking" / key, f"{self.name}'s mirror")
 
     def request_stop(self) -> None:
         """Ask whoever runs the sweep to stop."""

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar
 
 from bnsweep.errors import StorageError
 
@@ -193,7 +193,7 @@ class ObjectStore:
 
     def _ask(self, does: str, bucket: str, key: str, ask: Callable[[], T]) -> T:
         """Send one request, again and again where the store is away or busy; say what is wrong otherwise."""
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.exceptions import BotoCoreError, ClientError
 
         url = f"s3://{bucket}/{key}"
         began, pause = time.monotonic(), 0.2
@@ -207,14 +207,14 @@ class ObjectStore:
                 if not _is_busy(error):
                     raise _translated(error, does, bucket, url) from error
                 cause: Exception = error
-            except (HTTPClientError, _incomplete()) as error:
-                cause = error
             except BotoCoreError as error:
-                raise StorageError(
-                    f"The results store must be usable, but {does} {url} failed: {_shown(error)}. "
-                    "Credentials, region and endpoint are those of AWS's own tools: AWS_ACCESS_KEY_ID and "
-                    "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; AWS_ENDPOINT_URL for a store of your own."
-                ) from error
+                if not isinstance(error, _away()):
+                    raise StorageError(
+                        f"The results store must be usable, but {does} {url} failed: {_shown(error)}. "
+                        "Credentials, region and endpoint are those of AWS's own tools: AWS_ACCESS_KEY_ID "
+                        "and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; AWS_ENDPOINT_URL for another store."
+                    ) from error
+                cause = error
             waited = time.monotonic() - began
             if waited > (PATIENCE_SECONDS if self._heard else FIRST_PATIENCE_SECONDS):
                 raise StorageError(
@@ -266,11 +266,11 @@ def _make_client() -> Any:
         ) from error
 
 
-def _incomplete() -> type[Exception]:
-    """Return the error of a body that ends early, which boto3 does not repeat."""
-    from botocore.exceptions import IncompleteReadError
+def _away() -> tuple[type[Exception], ...]:
+    """Return the errors of a store that does not answer, or whose answer ends early."""
+    from botocore.exceptions import ConnectionError, HTTPClientError, IncompleteReadError
 
-    return cast(type[Exception], IncompleteReadError)
+    return (ConnectionError, HTTPClientError, IncompleteReadError)
 
 
 def _is_busy(error: Any) -> bool:

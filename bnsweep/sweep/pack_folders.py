@@ -130,8 +130,9 @@ class PackFolders(SweepFolder):
             write: Writes the checkpoint's bytes to an open file.
 
         Raises:
-            LedgerError: If the disk refuses.
+            LedgerError: If the disk refuses, or another driver has taken over the sweep.
         """
+        self._fence()
         checkpoints.save(self._make(self.pack_dir(pack_id)), self._scratch, step, write)
 
     def load_checkpoint(self, pack_id: str) -> tuple[int, bytes] | None:
@@ -153,8 +154,9 @@ class PackFolders(SweepFolder):
             rows: Rows like :class:`CurveRow` by trial.
 
         Raises:
-            LedgerError: If the disk refuses.
+            LedgerError: If the disk refuses, or another driver has taken over the sweep.
         """
+        self._fence()
         folder = self._make(self.pack_dir(pack_id))
         before = {(trial_id, *row[:3]) for trial_id, own in self.sealed(pack_id).items() for row in own}
         fresh = {
@@ -240,6 +242,34 @@ class PackFolders(SweepFolder):
         except (FileNotFoundError, ValueError, KeyError):
             return None
 
+    def sweep_packs(self) -> None:
+        """Remove what a process that was killed while it closed a pack has left of it in a store."""
+        if isinstance(self.root, ObjectPath):
+            inside = self.root / "packs"
+            found = list(inside.walk())
+            open_packs = {path.parent for path in found if path.name == _PACK}
+            for path in found:
+                if path.parent not in open_packs:
+                    path.unlink(missing_ok=True)
+
+    def write_hang(self, pack_id: str, stack: str) -> None:
+        """Note that a step of a pack is about to take its worker with it, and where it was."""
+        self._fence()
+        content = encode_json({"schema": SCHEMA, "stack": stack})
+        replace_bytes(self.pack_dir(pack_id) / "hang.json", content, self._scratch)
+
+    def hang(self, pack_id: str) -> str:
+        """Return the stack that :meth:`write_hang` noted; empty where it did not."""
+        try:
+            return str(read_json(self.pack_dir(pack_id) / "hang.json")["stack"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return ""
+
     def close_pack(self, pack_id: str) -> None:
-        """Remove a pack whose trials are all done, in one step."""
+        """Remove a pack whose trials are all done, in one step.
+
+        Raises:
+            LedgerBusyError: If another process has taken over the sweep.
+        """
+        self._fence()
         remove_folder(self.pack_dir(pack_id), self._scratch, first=_PACK)

@@ -59,6 +59,10 @@ class ObjectPath:
     def __truediv__(self, name: str | PurePosixPath) -> ObjectPath:
         return ObjectPath(self.bucket, f"{self.key}/{name}".strip("/"))
 
+    def joinpath(self, *names: str) -> ObjectPath:
+        """Return what has these names below it, one in the other."""
+        return self / "/".join(names)
+
     @property
     def name(self) -> str:
         """Last part of the key."""

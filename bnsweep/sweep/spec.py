@@ -312,6 +312,7 @@ class Resources:
         device: ``auto``, ``cpu`` or ``cuda``.
         pack_size: Most trials of a pack; ``None`` for what a calibration finds fastest.
         kernel: How packs are computed; ``None`` for what a calibration finds fastest.
+        step_limit: Seconds after which a step counts as hanging; ``None`` derives it from those before.
     """
 
     cpus: float = 1
@@ -320,6 +321,7 @@ class Resources:
     device: str = "auto"
     pack_size: int | None = None
     kernel: str | None = None
+    step_limit: float | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from bnsweep.errors import BnsweepError
+from bnsweep.errors import BnsweepError, LedgerBusyError, LedgerError
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.records import PlannedTrial
 from bnsweep.tracking.content import conditions
@@ -28,7 +28,7 @@ from bnsweep.tracking.credentials import hide
 from bnsweep.tracking.failures import Failure, kind_of
 from bnsweep.tracking.mapping import exported_before, write_mapping, write_state
 from bnsweep.tracking.orders import Orders
-from bnsweep.tracking.uris import uri_digest
+from bnsweep.tracking.uris import sqlite_path, uri_digest
 
 if TYPE_CHECKING:
     from bnsweep.tracking.exporter import Exporter
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Mirror"]
 
 _POLL_S = 1.0
+_ANOTHER = "another mirror of this sweep is at work"
 _SAVE_SHARE = 100.0  # time between two writings of the mapping, in times that one takes
 _STATE_S = 5.0
 _LONGEST_PAUSE_S = 30.0
@@ -177,9 +178,31 @@ class Mirror:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    self._error = "another mirror of this sweep is at work"
+                    self._error = _ANOTHER
                     self._orders.wait(0.5)
+            with self._alone_on_all_machines():
+                yield
+
+    @contextmanager
+    def _alone_on_all_machines(self) -> Iterator[None]:
+        """Hold a lease in the ledger's store, where a file lock of this machine says nothing of others."""
+        lease = self._ledger.mirror_lease(uri_digest(self._uri))
+        if lease is None or sqlite_path(self._uri) is not None:
             yield
+            return
+        taken = False
+        while not taken and not self._orders.late:
+            try:
+                lease.take()
+                taken = True
+            except LedgerError as error:
+                self._error = _ANOTHER if isinstance(error, LedgerBusyError) else str(error)
+                self._orders.wait(1.0)
+        try:
+            yield
+        finally:
+            if taken:
+                lease.release()
 
     # -- sending ---------------------------------------------------------------------------------
 

@@ -19,11 +19,10 @@ SPLITS = ("train_x", "train_y", "test_x", "test_y")
 @pytest.fixture(autouse=True)
 def held():
     """Let go at the end of what a test holds."""
-    before = len(node_copies._held)
+    before = set(node_copies._held)
     yield
-    for file in node_copies._held[before:]:
-        file.close()
-    del node_copies._held[before:]
+    for path in node_copies._held.keys() - before:
+        node_copies._held.pop(path).close()
 
 
 @pytest.fixture
@@ -175,8 +174,16 @@ def test_what_nobody_uses_goes_and_what_somebody_holds_stays(tmp_path):
     load_node_copy("digits", {"inputs": "half"}, folder=folder)
     names = {path.name for path in folder.iterdir()}
     assert kept.name in names and len(names) == 3  # both copies and the lock
-    for file in node_copies._held[-2:]:
-        file.close()
+    for path in copies(folder):
+        node_copies._held.pop(path).close()
     os.utime(kept, (old, old))
     load_node_copy("gaussian", {}, folder=folder)
     assert kept not in copies(folder)
+
+
+def test_a_process_that_loads_again_and_again_opens_one_file(tmp_path):
+    load_node_copy("digits", {"inputs": "raw"}, folder=tmp_path / "c")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        load_node_copy("digits", {"inputs": "raw"}, folder=tmp_path / "c")
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,6 +204,28 @@ def test_the_best_are_confirmed_with_seeds_that_did_not_choose_them(
     assert again.started == 0
 
 
+def test_a_warm_start_is_said_and_is_in_no_table(search: dict[str, Any], tmp_path: Path) -> None:
+    first = run(search, tmp_path)
+    warm = {**search, "name": "warm", "search": {**search["search"], "num_trials": 4, "warm_start": "tiny"}}
+    said: list[str] = []
+    outcome = api.run(warm, runner=LocalRunner(), storage=str(tmp_path), say=said.append)
+    assert any(line.startswith("warm start: 10 conditions of tiny are known") for line in said)
+    assert outcome.started == 8 and outcome.report is not None
+    assert "the sampler knew 10 conditions of tiny before" in outcome.report.summary
+    ledger = Ledger(outcome.root)
+    assert {record.trial_id for record in ledger.records()} == {t.trial_id for t in ledger.planned()}
+    shutil.rmtree(first.root)
+    again = {**warm, "search": {**warm["search"], "num_trials": 6}}
+    assert api.run(again, runner=LocalRunner(), storage=str(tmp_path)).started == 4
+
+
+def test_a_finished_search_can_be_shown_to_optunas_tools(search: dict[str, Any], tmp_path: Path) -> None:
+    ledger = run(search, tmp_path)
+    shown = api.sync_study(ledger.root, uri=f"sqlite:///{tmp_path / 'study.db'}")
+    assert shown is not None and shown.shown == 10 and not shown.error
+    assert api.sync_study(ledger.root) is None
+
+
 def test_a_larger_budget_goes_on(search: dict[str, Any], tmp_path: Path) -> None:
     first = [event for event in told(run(search, tmp_path)) if event["event"] == "suggest"]
     search["search"]["num_trials"] = 14
@@ -220,13 +243,18 @@ def test_on_ray_all_workers_are_busy_and_the_same_trials_are_made(
     search |= {"deterministic": True, "resources": {"cpus": 1, "max_concurrent": 2}}
     search["search"] |= {"lag": 2}
     here = run(search, tmp_path / "here")
+    search["search"] |= {"storage": f"sqlite:///{tmp_path / 'study.db'}"}
     pids: set[int] = set()
 
     def watch(progress: Progress) -> None:
         pids.add(progress.pid)
 
-    api.run(search, runner=TuneRunner(1, 0, 2), storage=str(tmp_path / "ray"), progress=watch)
+    said: list[str] = []
+    api.run(
+        search, runner=TuneRunner(1, 0, 2), storage=str(tmp_path / "ray"), progress=watch, say=said.append
+    )
     there = Ledger(tmp_path / "ray" / "tiny")
+    assert "study tiny shows 10 conditions" in said
     assert len(pids) == 2
     assert trained(here) == trained(there)
 

@@ -24,7 +24,7 @@ def text(claims, norms="none, batch", lrs="0.1, 1", steps=300, seeds=5, probes="
 
 CASES = {
     "misspelt": (text("lr_robustnes"), "did you mean lr_robustness?"),
-    "unknown": (text("theorem"), "bnsweep claims lists them"),
+    "unknown": (text("quux"), "bnsweep claims lists them"),
     "arm": (text("lr_robustness", norms="batch, l1"), "add none to parameters.norm"),
     "one of the arms": (text("lp_train_as_well"), "one of the arms l1, l2, linf"),
     "probe": (text("ics_not_reduced"), "must have the probe ics"),

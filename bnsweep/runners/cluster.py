@@ -1,0 +1,377 @@
+"""The Ray cluster that this process has joined: what its machines have, and what must hold on them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from bnsweep.errors import BnsweepError, ServiceError
+from bnsweep.tracking.uris import sqlite_path
+from bnsweep.trial import TrialConfig
+
+from . import node_probe
+from .machine import Node
+from .preflight import Preflight
+
+__all__ = ["Cluster", "table"]
+
+LOOK_SECONDS = 120.0
+"""How long a node may take to answer; it may have to start a Python and unpack this package."""
+
+TELL_SECONDS = 30.0
+_EMBEDDED = ("digits", "gaussian")
+
+
+class Cluster:
+    """The cluster that this process has joined; nodes are looked up anew at each call.
+
+    Args:
+        address: Where its control service is.
+        say: Called with sentences for people.
+    """
+
+    def __init__(self, address: str = "", say: Callable[[str], None] = lambda _: None) -> None:
+        self.address, self.say = address, say
+        self._resources = (1.0, 0.0)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The machines that are there now, by name."""
+        found = [_node(entry) for entry in ray.nodes() if entry["Alive"]]
+        return sorted(found, key=lambda node: (node.host, node.node_id))
+
+    def slots(self, cpus: float, gpus: float) -> int:
+        """Return how many workers fit now, counted node by node."""
+        return sum(node.slots(cpus, gpus) for node in self.nodes)
+
+    def neighbours(self, cpus: float, gpus: float) -> int:
+        """Return how many workers share a machine, at most."""
+        return max((node.slots(cpus, gpus) for node in self.nodes), default=1) or 1
+
+    @property
+    def grows(self) -> bool:
+        """Whether an autoscaler adds machines."""
+        found = _autoscaling(self.address)
+        return bool(
+            found and any(state.ray_node_type_name for state in found.cluster_resource_state.node_states)
+        )
+
+    # -- what must hold --------------------------------------------------------------------------
+
+    def admit(self, cpus: float, gpus: float, storage: str, uri: str | None) -> None:
+        """Look, before anything is written, whether workers can do here what they have to do.
+
+        Args:
+            cpus: CPUs of one worker.
+            gpus: GPUs of one worker.
+            storage: Folder of results.
+            uri: Tracking store.
+
+        Raises:
+            BnsweepError: If no machine is large enough, versions differ, or a folder is not shared.
+            ServiceError: If a machine does not answer.
+        """
+        self.check_place(cpus, gpus)
+        if not self.slots(cpus, gpus):
+            self._wait(ray.remote(num_cpus=cpus, num_gpus=gpus)(dict).remote())
+        self.check_versions()
+        if "://" not in storage:
+            self.check_shared(_absolute(storage, "storage"), "The folder of results")
+        file = sqlite_path(uri) if uri else None
+        if file is not None and file.parent != Path(storage):
+            self.check_shared(_absolute(str(file.parent), "tracking.uri"), "The folder of the SQLite store")
+
+    def check_place(self, cpus: float, gpus: float) -> None:
+        """Refuse a worker for which no machine, here or to come, is large enough.
+
+        Raises:
+            BnsweepError: With what the machines have.
+        """
+        self._resources = cpus, gpus
+        if self.slots(cpus, gpus) or self.grows:
+            return
+        raise BnsweepError(_no_place(cpus, gpus, self.nodes))
+
+    def check_gpus(self, gpus: float, found: Preflight) -> None:
+        """Refuse machines whose GPUs torch cannot use."""
+        if gpus and not found.gpus:
+            raise BnsweepError(
+                "Workers must be able to use the GPUs that Ray gives them, but torch sees none there. "
+                "Install a torch build with CUDA and the driver on the machines, or set resources.gpus to 0."
+            )
+
+    def check_versions(self, answers: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Compare Python and packages of every node with the driver's.
+
+        Args:
+            answers: What nodes said, by node; they are asked by default.
+
+        Raises:
+            BnsweepError: With a table, if one differs.
+        """
+        answers = self.look() if answers is None else answers
+        own = node_probe.look_around({"packages": node_probe.PACKAGES})
+        rows = _differences(own, list(answers.values()))
+        if rows:
+            raise BnsweepError(
+                "Every machine must run the same versions as the driver, but these differ:\n"
+                f"{table(rows)}\nInstall the same constraints.txt on all of them, or use one image."
+            )
+
+    def check_shared(self, folder: Path, what: str) -> None:
+        """Refuse a folder that some worker does not share with the driver.
+
+        A file is written here, read there and answered; nothing is left behind.
+
+        Args:
+            folder: The folder; made if absent.
+            what: What it is for, for the message.
+
+        Raises:
+            BnsweepError: Naming the nodes, and what to do.
+        """
+        made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        probe = folder / f".bnsweep-probe-{secrets.token_hex(8)}"
+        nonce = secrets.token_hex(16)
+        try:
+            try:
+                probe.mkdir(parents=True)
+                (probe / "driver").write_text(nonce)
+            except OSError as error:
+                raise BnsweepError(
+                    f"{what} must be writable, but writing in {folder} failed: {error.strerror or error}. "
+                    "Mend the permissions or choose another folder."
+                ) from error
+            bad = self._unshared(probe, nonce)
+        finally:
+            shutil.rmtree(probe, ignore_errors=True)
+            for parent in made:
+                if parent.is_dir() and not any(parent.iterdir()):
+                    parent.rmdir()
+        if bad:
+            raise BnsweepError(
+                f"{what} must be shared by all machines of the cluster, but {folder} is not: "
+                f"{'; '.join(bad)}. Use a folder that every machine mounts (NFS), or s3://BUCKET/PREFIX for "
+                "results and an MLflow server for tracking."
+            )
+
+    def _unshared(self, probe: Path, nonce: str) -> list[str]:
+        answers = self.look({"folder": str(probe), "nonce": nonce})
+        bad = [f"{answer['host']} says {answer['shared']}" for answer in answers.values() if answer["shared"]]
+        if bad:
+            return bad
+        until = time.monotonic() + 5
+        for node, answer in answers.items():
+            while not (probe / node).exists() and time.monotonic() < until:
+                time.sleep(0.1)  # folders of a network disk are cached for a moment
+            if not (probe / node).exists():
+                bad.append(f"what {answer['host']} writes there is not seen here")
+        return bad
+
+    def check_data(self, root: str | None, trials: Sequence[TrialConfig]) -> None:
+        """Refuse a data root that some machines have and others lack.
+
+        Raises:
+            BnsweepError: Naming those that lack it.
+        """
+        if root is None or all(str(trial.parameters["dataset"]) in _EMBEDDED for trial in trials):
+            return
+        answers = self.look({"data_root": root}).values()
+        lacking = sorted(answer["host"] for answer in answers if not answer["data"])
+        if lacking and len(lacking) < len(answers):
+            raise BnsweepError(
+                f"The data must lie at one place on every machine, but {root} is absent on "
+                f"{', '.join(lacking)}. Mount it there, or name a folder that all machines share in "
+                "data_root or $BNSWEEP_DATA."
+            )
+
+    def look(self, request: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+        """Ask every machine that takes workers; see :func:`~bnsweep.runners.node_probe.look_around`.
+
+        Raises:
+            ServiceError: If one does not answer.
+        """
+        nodes = [node for node in self.nodes if node.slots(*self._resources)]
+        asked = ray.remote(num_cpus=0, max_retries=1)(_by_value())
+        content = {"packages": node_probe.PACKAGES, **(request or {})}
+        tasks = {
+            node: asked.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+            ).remote({**content, "answer": node.node_id})
+            for node in nodes
+        }
+        answers = {}
+        until = time.monotonic() + LOOK_SECONDS
+        for node, task in tasks.items():
+            try:
+                answers[node.node_id] = ray.get(task, timeout=max(1.0, until - time.monotonic()))
+            except Exception as error:
+                raise ServiceError(
+                    f"Every machine of the cluster must answer, but {node.host} ({node.address}) does not: "
+                    f"{_first_line(error)}. See ray status; stop Ray on that machine or mend it."
+                ) from error
+        return answers
+
+    def preflight(self, trials: Sequence[TrialConfig], data_root: str | None) -> Preflight:
+        """Load the data and build every network once, where a worker will be.
+
+        The task takes what one worker takes; where no machine is free for it, it waits, and says since when.
+
+        Raises:
+            BnsweepError: If a trial could not be trained, or no machine can ever hold a worker.
+        """
+        cpus, gpus = self._resources
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(_look_there)
+        waiting = task.remote({"trials": [trial.to_dict() for trial in trials], "data_root": data_root})
+        try:
+            answer = self._wait(waiting)
+        except BaseException:
+            ray.cancel(waiting, force=True)
+            raise
+        if answer.get("error"):
+            raise BnsweepError(answer["error"])
+        self.check_data(data_root, trials)
+        return Preflight(tuple(answer["notes"]), dict(answer["stacks"]), int(answer["gpus"]))
+
+    def _wait(self, task: Any) -> dict[str, Any]:
+        cpus, gpus = self._resources
+        began, told = time.monotonic(), time.monotonic()
+        since = datetime.now().astimezone().strftime("%H:%M:%S")
+        while not ray.wait([task], timeout=2.0)[0]:
+            if not self.slots(cpus, gpus) and _never(_autoscaling(self.address), cpus, gpus):
+                raise BnsweepError(_no_place(cpus, gpus, self.nodes, grows=True))
+            if time.monotonic() - told > TELL_SECONDS or (told == began and time.monotonic() - began > 5):
+                told = time.monotonic()
+                have = self.slots(cpus, gpus)
+                state = f"{have} places, all taken" if have else "no machine is large enough yet"
+                self.say(f"waiting for capacity since {since} ({told - began:.0f} s): {state}")
+        try:
+            return dict(ray.get(task))
+        except Exception as error:
+            raise ServiceError(
+                f"A worker must start on the cluster, but it ended: {_first_line(error)}. See ray status."
+            ) from error
+
+
+def _look_there(request: dict[str, Any]) -> dict[str, Any]:
+    """Run the preflight in a worker of the cluster."""
+    import sys
+
+    from bnsweep.errors import BnsweepError
+    from bnsweep.runners.preflight import look
+
+    sys.path.insert(0, os.getcwd())
+    try:
+        return look(request)
+    except BnsweepError as error:
+        return {"error": str(error)}
+
+
+def _absolute(folder: str, key: str) -> Path:
+    """Return a folder that means the same on every machine."""
+    path = Path(folder).expanduser()
+    if not path.is_absolute():
+        raise BnsweepError(
+            f"{key} must be an absolute folder that all machines share, or s3://BUCKET/PREFIX, but found "
+            f"{folder}. Name it in the file, with --storage, or in $BNSWEEP_STORAGE on the cluster's "
+            "machines."
+        )
+    return path
+
+
+def _by_value() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return the probe such that it travels as code, not as the name of a module that may be absent."""
+    ray.cloudpickle.register_pickle_by_value(node_probe)
+    return node_probe.look_around
+
+
+def _node(entry: Mapping[str, Any]) -> Node:
+    resources = entry["Resources"]
+    kinds = [name.partition(":")[2] for name in resources if name.startswith("accelerator_type:")]
+    return Node(
+        entry["NodeManagerHostname"],
+        float(resources.get("CPU", 0)),
+        float(resources.get("GPU", 0)),
+        kinds[0] if kinds else "",
+        entry["NodeID"],
+        entry["NodeManagerAddress"],
+    )
+
+
+def _no_place(cpus: float, gpus: float, nodes: Sequence[Node], grows: bool = False) -> str:
+    """Say that no machine is large enough for one worker, and what the machines have."""
+    asked = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+    rows = [("machine", "CPUs", "GPUs")]
+    rows += [
+        (node.host, f"{node.cpus:g}", f"{node.gpus:g}{' ' + node.gpu if node.gpu else ''}") for node in nodes
+    ]
+    more = " and the autoscaler has no larger kind" if grows else ""
+    return (
+        f"One worker must fit on one machine, but resources ask for {asked}, and no machine has that{more}:\n"
+        f"{table(rows)}\nAsk for less, or add a larger machine."
+    )
+
+
+def _differences(own: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Return a table of what differs between the driver and the nodes; empty where nothing does."""
+    everyone = [own, *answers]
+    rows = [("", "driver", *(str(answer["host"]) for answer in answers))]
+    values = {"python": [one["python"] for one in everyone]}
+    for name in own["packages"]:
+        values[name] = [one["packages"][name].partition("+")[0] for one in everyone]
+    values["bnsweep"] = [one["source"] or "absent" for one in everyone]
+    rows += [(name, *found) for name, found in values.items() if len(set(found)) > 1]
+    return rows if len(rows) > 1 else []
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as lines with aligned columns.
+
+    Example:
+        >>> print(table([("a", "bb"), ("ccc", "d")]))
+          a    bb
+          ccc  d
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(f"  {line.rstrip()}" for line in lines)
+
+
+def _autoscaling(address: str) -> Any:
+    """Return the cluster's state with what its autoscaler last reported; ``None`` where there is none."""
+    from ray import _raylet
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+
+    where = address or ray.get_runtime_context().gcs_address
+    reply = GetClusterStatusReply()
+    try:
+        client = _raylet.GcsClient(address=where)  # type: ignore[attr-defined]
+        reply.ParseFromString(client.get_cluster_status(timeout_s=10))
+    except Exception:
+        return None
+    return reply if reply.autoscaling_state.autoscaler_state_version else None
+
+
+def _never(found: Any, cpus: float, gpus: float) -> bool:
+    """Tell whether the autoscaler says that it has no kind of machine for one worker."""
+    if found is None:
+        return True
+    wanted = {name: value for name, value in (("CPU", cpus), ("GPU", gpus)) if value}
+    return any(
+        {name: value for name, value in request.resources_bundle.items() if value} == wanted
+        for request in found.autoscaling_state.infeasible_resource_requests
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
