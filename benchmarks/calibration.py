@@ -1,14 +1,15 @@
 """Are verdicts right as often as they say? ``python -m benchmarks.calibration``.
 
-Three tables, all simulated, nothing trained: how often intervals of a mean cover it, for data of
+Tables, all simulated, nothing trained: how often intervals of a mean cover it, for data of
 several shapes and numbers of seeds; how often a verdict is *supported* where the claim is false; how
-often it is where it is true, beside the planner's forecast.
+often it is where it is true, beside the planner's forecast; and the same of sequential sweeps.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from bnsweep.analysis.claims.final_scores import ScoreTable, lr_robustness
 from bnsweep.analysis.claims.parts import ArmTable, Findings, Part
 from bnsweep.analysis.claims.verdicts import adjust, conclude, test_findings
 from bnsweep.analysis.statistics import paired_interval, power
+from bnsweep.sweep.spec import SeedSchedule
 
 Array = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], tuple[Array, float]]
@@ -147,6 +149,114 @@ def observed_power(
     return found / repeats
 
 
+def spending(
+    looks: tuple[int, ...], alpha: float, repeats: int, rng: np.random.Generator
+) -> dict[str, Array]:
+    """Return levels of each look, by three rules, of a t test that is wrong in ``alpha`` of all sweeps.
+
+    Bonferroni's are alpha over the number of looks. Pocock's are equal, O'Brien and Fleming's grow; both
+    are found from simulated looks at normal data without effect.
+    """
+    from scipy.stats import norm
+
+    null = looked_at(0.0, looks, repeats, rng)
+    count, shares = len(looks), np.asarray(looks) / looks[-1]
+
+    def search(rule: Callable[[float], Array], low: float, high: float) -> Array:
+        for _ in range(30):
+            middle = (low + high) / 2
+            fine = (null <= rule(middle)).any(1).mean() <= alpha / 2
+            low, high = (middle, high) if fine else (low, middle)
+        return rule(low)
+
+    return {
+        "Bonferroni": np.full(count, alpha / count),
+        "Pocock": search(lambda level: np.full(count, level), alpha / count, alpha),
+        "O'Brien-Fleming": search(lambda level: 2 * norm.sf(norm.isf(level / 2) / np.sqrt(shares)), 0, alpha),
+    }
+
+
+def looked_at(effect: float, looks: tuple[int, ...], repeats: int, rng: np.random.Generator) -> Array:
+    """Return two-sided p-values of a t test at each look, ``[repeats, looks]``, for unit spread."""
+    from scipy.stats import t
+
+    values = rng.normal(effect, 1.0, (repeats, looks[-1]))
+    sums, squares = values.cumsum(1), (values**2).cumsum(1)
+    found = []
+    for n in looks:
+        mean = sums[:, n - 1] / n
+        sd = np.sqrt((squares[:, n - 1] - n * mean**2) / (n - 1))
+        found.append(2 * t.sf(mean / (sd / np.sqrt(n)), n - 1))
+    return np.stack(found, 1)
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """What sequential sweeps came to.
+
+    Attributes:
+        supported: Share of sweeps that ended with *supported*.
+        seeds: Mean number of seeds.
+        covered: Share of last intervals that hold the truth.
+    """
+
+    supported: float
+    seeds: float
+    covered: float
+
+
+def sequential(
+    draw: Draw,
+    resolution: float,
+    excess: float,
+    schedule: SeedSchedule,
+    repeats: int,
+    rng: np.random.Generator,
+) -> Sequential:
+    """Run made-up sequential sweeps of one claim, whose true mean lies ``excess`` above its threshold."""
+    looks = len(schedule.counts)
+    supported = seeds = covered = 0
+    for _ in range(repeats):
+        values, truth = draw(rng, schedule.max)
+        smallest = [1.0, 1.0]
+        for n in schedule.counts:
+            part = Part("", tuple(values[:n].tolist()), truth - excess, "decades", resolution)
+            judged = test_findings(Findings((part,)), int(rng.integers(2**63)), looks)
+            smallest = [min(smallest[0], judged.p_supported), min(smallest[1], judged.p_refuted)]
+            word = conclude(min(1.0, looks * smallest[0]), min(1.0, looks * smallest[1]), 0.05)
+            if word != "undecided":
+                break
+        supported += word == "supported"
+        seeds += n
+        covered += judged.tests[0].low - 1e-9 <= truth <= judged.tests[0].high + 1e-9
+    return Sequential(supported / repeats, seeds / repeats, covered / repeats)
+
+
+def sequential_tables(repeats: int, rng: np.random.Generator) -> None:
+    """Print which rule divides the level among looks, and what sequential sweeps come to."""
+    looks = (5, 10, 15, 20, 25, 30)
+    many = 10 * repeats
+    rules = spending(looks, 0.05, many, rng)
+    print(f"\nLooks at {', '.join(map(str, looks))} seeds: power in percent, mean seeds, {many} sweeps\n")
+    print(f"| effect / sd | {' | '.join(rules)} |\n|---|---|---|---|")
+    for effect in (0.0, 0.5, 1.0, 2.0, 4.0):
+        p = looked_at(effect, looks, many, rng)
+        cells = []
+        for levels in rules.values():
+            hit = p <= levels
+            stop = np.where(hit.any(1), hit.argmax(1), len(looks) - 1)
+            cells.append(f"{100 * hit.any(1).mean():.1f}, {np.asarray(looks)[stop].mean():.1f}")
+        print(f"| {effect:g} | {' | '.join(cells)} |", flush=True)
+    few = max(200, repeats // 8)
+    schedule = SeedSchedule(5, 5, 30)
+    print(f"\nSequential sweeps of one claim, 5 to 30 seeds, {few} each: supported, covered in percent\n")
+    print("| shape | excess | supported | covered | mean seeds |\n|---|---|---|---|---|")
+    for name, excess in [*((name, 0.0) for name in SHAPES), ("normal", 0.1), ("normal", 0.2)]:
+        found = sequential(*SHAPES[name], excess, schedule, few, rng)
+        cells = (f"{100 * found.supported:.1f}", f"{100 * found.covered:.1f}", f"{found.seeds:.1f}")
+        print(f"| {name} | {excess:g} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=4000)
@@ -174,6 +284,7 @@ def main() -> None:
         print(
             f"| {excess:g} | {n} | {100 * seen:.1f} | {100 * power(0.3 * excess, 0.3, n):.1f} |", flush=True
         )
+    sequential_tables(repeats, rng)
 
 
 if __name__ == "__main__":

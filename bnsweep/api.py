@@ -399,7 +399,7 @@ def _run_looks(
         return _run(spec, wanted, runner, storage, root, *rest)
     from bnsweep.sequential import run_in_looks
 
-    def once(own: SweepSpec, look: Callable[[Ledger], None]) -> Outcome:
+    def once(own: SweepSpec, look: Callable[[Ledger], bool]) -> Outcome:
         return _run(own, make_plan(own), runner, storage, root, *rest, look)  # type: ignore[call-arg]
 
     say = rest[-2]
@@ -418,9 +418,12 @@ def _run(
     progress: Callable[[Progress], None] | None,
     say: Callable[[str], None] | None,
     begin: Callable[[int], None] | None,
-    look: Callable[[Ledger], None] | None = None,
+    look: Callable[[Ledger], bool] | None = None,
 ) -> Outcome:
-    """Make a ledger match a plan; see :func:`run`. ``look`` is called before the report is made."""
+    """Make a ledger match a plan; see :func:`run`.
+
+    ``look`` is called when all is trained; where it says that the sweep goes on, no report is made yet.
+    """
     from bnsweep.sweep.ledger import Ledger
 
     began = time.monotonic()

@@ -173,7 +173,7 @@ class Execution:
         self._failed, self._good = 0, False
         self._study: StudyMirrorProcess | None = None
         self._mirror: MirrorProcess | None = None
-        self.look: Callable[[Ledger], None] | None = None
+        self.look: Callable[[Ledger], bool] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave processes out: Tune stores its callbacks, and with them the run that they tell."""
@@ -202,9 +202,8 @@ class Execution:
                 study = _show_study(self.spec, self.ledger)  # the events were read, and mended if need be
                 begin(len(left))
                 finished = self.train(source)
-            if finished and self.look is not None:
-                self.look(self.ledger)
-            if finished:
+            goes_on = finished and self.look is not None and self.look(self.ledger)
+            if finished and not goes_on:
                 if self.spec.keep_checkpoints and found is not None:
                     prune_states(self.ledger)
                 made = _report(self.ledger, self.tell)

@@ -27,7 +27,7 @@ SAID = {
     STUCK: "more seeds would not decide what is open",
 }
 
-Look = Callable[["Ledger"], None]
+Look = Callable[["Ledger"], bool]
 
 
 def run_in_looks(
@@ -41,7 +41,8 @@ def run_in_looks(
     Args:
         spec: The sweep, with a schedule of seeds.
         find: Returns its ledger, where there is one by now.
-        once: Makes the ledger match a spec; calls the look when everything is trained, before the report.
+        once: Makes the ledger match a spec; calls the look when everything is trained, and makes a report
+            unless that says that the sweep goes on.
         tell: Takes sentences for people.
 
     Returns:
@@ -88,8 +89,8 @@ def _looks(ledger: Ledger | None) -> list[Mapping[str, Any]]:
     return [event for event in ledger.search_log if event["event"] == "look"] if ledger is not None else []
 
 
-def _look(ledger: Ledger, seeds: int, tell: Callable[[str], None]) -> None:
-    """Judge the claims of a sweep that has that many seeds, and write down what was decided."""
+def _look(ledger: Ledger, seeds: int, tell: Callable[[str], None]) -> bool:
+    """Judge a sweep that has that many seeds, write down what was decided, and tell whether it goes on."""
     from bnsweep.analysis.claims.verdicts import PENDING
     from bnsweep.analysis.results import Results
 
@@ -97,9 +98,9 @@ def _look(ledger: Ledger, seeds: int, tell: Callable[[str], None]) -> None:
     frozen, verdicts = results.frozen, results.verdicts
     assert frozen.schedule is not None
     if any(verdict.word == PENDING for verdict in verdicts):
-        return
+        return False
     if any(look["hash"] == frozen.hash and look["seeds"] == seeds for look in results.looks):
-        return
+        return False
     undecided = [verdict for verdict in verdicts if verdict.word == "undecided"]
     if not undecided:
         decision = CLEAR
@@ -121,6 +122,7 @@ def _look(ledger: Ledger, seeds: int, tell: Callable[[str], None]) -> None:
         f"look {number} of at most {frozen.looks}, {seeds} seeds: {len(verdicts) - len(undecided)} of "
         f"{len(verdicts)} claims decided; {SAID[decision]}"
     )
+    return decision == MORE
 
 
 def _joined(before: Outcome | None, now: Outcome) -> Outcome:

@@ -10,9 +10,13 @@ from bnsweep.analysis.tables import lr_text
 
 __all__ = [
     "BAND",
+    "DRIFT",
+    "FAN",
     "ICS",
+    "ICS_LAYERS",
     "LANDSCAPE",
     "MOMENTS",
+    "STEPS",
     "TRAINING",
     "against_lr",
     "common_lr",
@@ -34,6 +38,24 @@ LANDSCAPE = (
 BAND = (
     "Between the smallest and the largest value over the step lengths tried, on the same batch; geometric "
     "means over seeds, with each seed's edges as thin lines."
+)
+ICS_LAYERS = (
+    "As above, layer by layer (1-based over weight layers), at the smallest learning rate that all arms have "
+    "and at the one that arms are compared at: the paper's Figure 3."
+)
+FAN = (
+    "Quantiles of the first unit of a layer over the batch, after the norm and any noise and before the "
+    "non-linearity, in one trial an arm: median, middle half and middle nine tenths. It stands for the "
+    "histograms of the paper's Figures 1 (c), 2 and 6."
+)
+DRIFT = (
+    "Above: absolute change of the mean of a layer's activations in one step, mean over units. Below: how "
+    "far the mean of its first unit has come since step 0: the paper's Figure 8."
+)
+STEPS = (
+    "Change of the gradient after a step of that length along it: a thin line for every time measured after "
+    "the first step (median over seeds), their median bold: the paper's Figure 11. Where lines are flat, the "
+    "shortest step has used up the gradient."
 )
 MOMENTS = (
     "How far the mean and the variance of hidden activations over the batch move from one step to the next: "

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from bnsweep.analysis.effort import efforts, unequal
 from bnsweep.analysis.gallery import MOST_FACETS
 from bnsweep.analysis.ranges import FacetRanges
 from bnsweep.analysis.tables import lr_text
@@ -27,6 +28,7 @@ _EDGES = (
 def cautions(results: Results) -> list[str]:
     """Return warnings about a sweep, the gravest first, one or two sentences each."""
     found = [*_unfinished(results), *_seeds(results), *_sameness(results)]
+    found.extend(unequal(efforts(results)))
     for ranges in results.ranges:
         found.extend(_grid(ranges))
     if len(results.ranges) > MOST_FACETS:

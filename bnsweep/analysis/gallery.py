@@ -12,6 +12,7 @@ from bnsweep.analysis import captions
 from bnsweep.analysis.claims.figures import claim_figure
 from bnsweep.analysis.curve_figures import Curves, Panel, band_figure, curves_figure
 from bnsweep.analysis.figures import FigureFile, arm_figure, finish, lr_figure
+from bnsweep.analysis.layer_figures import LAYERED, drift_figure, fan_figure, ics_figure, step_figure
 from bnsweep.analysis.ranges import FacetRanges, facet_ranges
 from bnsweep.analysis.scores import metric_named
 from bnsweep.analysis.search_figures import search_figures
@@ -19,6 +20,8 @@ from bnsweep.analysis.styles import ArmStyle, arm_styles, drawing
 from bnsweep.analysis.tables import lr_text, slug
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bnsweep.analysis.results import Results
     from bnsweep.sweep.objectives import Share
 
@@ -97,6 +100,11 @@ def draw_claims(results: Results) -> dict[str, FigureFile]:
     return {key: figure for key, figure in drawn.items() if figure is not None}
 
 
+def readings_of_steps(trials: pd.DataFrame) -> list[str]:
+    """Return the names of the landscape's readings of single step lengths that trials have."""
+    return [str(name) for name in trials.columns if str(name).startswith("landscape/gradient_change_at_")]
+
+
 class _Facet:
     """The figures of one facet."""
 
@@ -113,7 +121,15 @@ class _Facet:
         self.best, self.common = self._ids(best), self._ids(common)
         self.best_lr = best
         ids = sorted({trial for own in (self.best, self.common) for arm in own.values() for trial in arm})
-        self.frame = results.curves(ids, _NAMES)
+        lowest = min((lr for lr in ranges.lrs if all(lr in arm.lrs for arm in ranges.arms)), default=None)
+        self.lowest = (
+            {} if lowest in (None, ranges.common_lr) else {lowest: self._ids(dict.fromkeys(best, lowest))}
+        )
+        own = {trial for group in self.lowest.values() for arm in group.values() for trial in arm}
+        steps = readings_of_steps(trials)
+        whole = results.layer_curves(sorted({*ids, *own}), [*_NAMES, *LAYERED, *steps])
+        self.layered = whole.assign(trial_id=whole["trial_id"].astype(str))
+        self.frame = self.layered[self.layered["layer"] == 0].drop(columns="layer")
         diverged = self.trials.dropna(subset=["diverged_step"])
         self.diverged = {
             str(trial): int(step)
@@ -139,6 +155,24 @@ class _Facet:
         yield from self._probe("landscape", _SUMMARY, "Loss landscape along the gradient", captions.LANDSCAPE)
         yield from self._bands()
         yield from self._probe("moments", _MOMENTS, "Activations from step to step", captions.MOMENTS)
+        yield from self._layers()
+
+    def _layers(self) -> Iterator[FigureFile]:
+        lr, frame, styles = self.ranges.common_lr, self.layered, self.styles
+        made = (
+            ("ics-layers", "Covariate shift of single layers", captions.ICS_LAYERS,
+             ics_figure(frame, {**self.lowest, lr: self.common}, self.diverged, styles)),
+            ("step-lengths", "Change of the gradient by step length", captions.STEPS,
+             step_figure(frame, lr, self.common, styles)),
+            ("activations", "One activation of a layer over training", captions.FAN,
+             fan_figure(frame, self.common, styles)),
+            ("drift", "Activations of single layers", captions.DRIFT,
+             drift_figure(frame, self.common, self.diverged, styles)),
+        )  # fmt: skip
+        for name, title, said, figure in made:
+            if figure is not None:
+                where = captions.common_lr(self.ranges)
+                yield finish(figure, f"{self.prefix}{name}", f"{title}{self.where}", f"{said} {where}")
 
     def _against_lr(self) -> Iterator[FigureFile]:
         first = self.ranges

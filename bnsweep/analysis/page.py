@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bnsweep.analysis.cautions import cautions
 from bnsweep.analysis.claims.section import METHOD as CLAIMS_METHOD
 from bnsweep.analysis.claims.section import claims_section
+from bnsweep.analysis.effort import best_curves, efforts
 from bnsweep.analysis.figures import FigureFile
 from bnsweep.analysis.intervals import LEVEL, METHOD
 from bnsweep.analysis.markup import html_table
@@ -108,6 +109,7 @@ def render_page(
         claims_section(results.verdicts, results.frozen, evidence or {}, _figure, results.looks),
         _warnings(results),
         _ranges(results) if results.found is None else _best(results.found),
+        _effort(results),
         "".join(_figure(figure) for figure in figures),
         _conditions(results),
         _method("lr_range" if results.found is None else "search", bool(results.verdicts)),
@@ -137,6 +139,35 @@ def _ranges(results: Results) -> str:
         parts.append(html_table(header, rows, (False, True, True, True, True, True), caption))
         parts.append(f'<p class="note">Trains: {escape(ranges.said_threshold())}. {_RANGES}</p>')
     return "\n".join([*parts, "</section>"])
+
+
+def _effort(results: Results) -> str:
+    """Return what each arm was given, and what a budget of tries finds."""
+    given, curves = efforts(results), best_curves(results)
+    if not given or not results.ranges:
+        return ""
+    metrics = {ranges.facet: ranges.metric for ranges in results.ranges}
+    header = ["arm", *given[0].given(), "best of 1", "of half", "of all"]
+    rows = []
+    for one in given:
+        values = curves.get((one.facet, one.arm))
+        cells = ["–"] * 3
+        if values:
+            metric = metrics[one.facet]
+            chosen = (values[0], values[(len(values) + 1) // 2 - 1], values[-1])
+            accuracy = metric.kind == "accuracy"
+            cells = [f"{100 * value:.1f} %" if accuracy else f"{value:.3g}" for value in chosen]
+        rows.append([f"{one.arm} {one.facet}".strip(), *one.given().values(), *cells])
+    note = (
+        "What was planned for each arm; differences are among the warnings. Best of 1, of half and of all of "
+        "its learning rates: the mean final reading that so many tries, drawn from the grid, find. The whole "
+        "curves are in tables/effort.csv."
+    )
+    numeric = [False, True, False, True, True, True, True, True]
+    return (
+        f"<section><h2>Tuning effort</h2>{html_table(header, rows, numeric)}"
+        f'<p class="note">{note}</p></section>'
+    )
 
 
 def _best(found: Found) -> str:

@@ -115,9 +115,20 @@ def _verdict(results: Results, facet: PlannedFacet, claim: FrozenClaim) -> Verdi
     looks = results.frozen.looks
     seed = hashlib.sha256(f"{results.plan_hash} {claim.name} {facet.name}".encode()).digest()
     judged = test_findings(measured, int.from_bytes(seed[:8], "big"), looks)
+    measured = replace(measured, notes=(*measured.notes, *_unequal(results, facet, definition)))
+    judged = replace(judged, findings=measured)
     model = str(next(iter(facet.arms.values()))[0].config.parameters["model"])
     paper = definition.paper.get("vgg" if model.startswith("vgg") else model, "")
     return Verdict(claim, definition, facet.name, "", measured.problem, least, judged, paper=paper)
+
+
+def _unequal(results: Results, facet: PlannedFacet, definition: ClaimDefinition) -> list[str]:
+    """Say in what the arms of a claim were not tuned alike."""
+    from bnsweep.analysis.effort import efforts, unequal
+
+    arms = set(facet.chosen(definition).values())
+    own = [one for one in efforts(results) if one.facet == facet.name and one.arm in arms]
+    return [text[0].lower() + text[1:].rstrip(".") for text in unequal(own)]
 
 
 def _missing(results: Results, facet: PlannedFacet, definition: ClaimDefinition) -> str:

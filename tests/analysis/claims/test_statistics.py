@@ -18,6 +18,7 @@ from bnsweep.analysis.statistics import (
     seeds_needed,
     smallest_excess,
 )
+from bnsweep.sweep.spec import SeedSchedule
 
 
 def generator(seed=0):
@@ -95,6 +96,29 @@ def test_planning_is_consistent():
 def test_power_is_as_forecast(excess, n):
     seen = calibration.observed_power(excess, 1.0, n, 0.0, 600, generator(4))
     assert seen == pytest.approx(power(excess, 1.0, n), abs=0.05)
+
+
+SCHEDULE = SeedSchedule(5, 5, 20)
+
+
+@pytest.mark.parametrize("shape", ["normal", "bimodal, half train", "grid-valued, spread 0.5 steps"])
+def test_looking_again_does_not_make_a_false_claim_supported(shape):
+    draw, resolution = calibration.SHAPES[shape]
+    found = calibration.sequential(draw, resolution, 0.0, SCHEDULE, 250, generator(21))
+    assert found.supported <= 0.05
+    assert found.covered >= 0.93
+    assert found.seeds > 18
+
+
+def test_a_large_effect_ends_a_sequential_sweep_at_its_first_look():
+    found = calibration.sequential(calibration.normal, 0.0, 0.5, SCHEDULE, 100, generator(22))
+    assert found.supported == 1.0 and found.seeds < 5.5
+
+
+def test_uncorrected_looks_would_not_do():
+    p = calibration.looked_at(0.0, SCHEDULE.counts, 20_000, generator(23))
+    assert (p <= 0.05).any(1).mean() > 0.04  # of one side: 2.5 % are allowed
+    assert (p <= 0.05 / 4).any(1).mean() <= 0.025
 
 
 @pytest.mark.parametrize("n", [5, 10, 29])
