@@ -39,7 +39,7 @@ def _squeezed(loss: float) -> float:
 
     Example:
         >>> _squeezed(0.5), round(_squeezed(4.0), 2), round(_squeezed(1e30), 2)
-        (0.5, 3.5, 4.61)
+        (0.5, 3.28, 4.61)
     """
     over = loss - LARGE_LOSS
     return loss if over <= 0 else LARGE_LOSS * (2 - 1 / (1 + over / LARGE_LOSS))
