@@ -6,45 +6,45 @@ The command line and a notebook call the same. There is one operation behind run
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bnsweep.errors import BnsweepError, LedgerError
+from bnsweep.errors import BnsweepError
 from bnsweep.execution import (
     MIRROR_SECONDS,
     Execution,
     Outcome,
     Runner,
     Where,
-    data_folder,
     device_type,
-    join,
     measurements,
     worker_count,
 )
-from bnsweep.extending import describe_starts, starts_of, tell_what_is_not_kept
-from bnsweep.guards import agree, changes_since, claims_of, stop_on_request
+from bnsweep.lookup import Source, find_ledger, known_ledger, load, storage_folder
+from bnsweep.matching import (
+    HERE,
+    Wishes,
+    admit,
+    match,
+    match_in_looks,
+    refuse_unprepared,
+    stored_plan,
+    text_of,
+)
 from bnsweep.standing import Status, read_status
-from bnsweep.sweep import Plan, SweepSpec, load_spec, make_plan
-from bnsweep.sweep.folder import NAME
-from bnsweep.sweep.objectives import Goal
-from bnsweep.sweep.places import ObjectPath, Place, is_url, local_folder, place
-from bnsweep.sweep.plan import kinds_of_trials
-from bnsweep.trial import TrialConfig
+from bnsweep.sweep import Plan, make_plan
+from bnsweep.sweep.places import Place, local_folder
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
     from bnsweep.analysis import Report
-    from bnsweep.runners import Preflight, Progress, Site
+    from bnsweep.runners import Progress
     from bnsweep.search import Shown
-    from bnsweep.search.warm_start import Known
     from bnsweep.sweep.forecast import Forecast
     from bnsweep.sweep.ledger import Ledger
     from bnsweep.tracking import Summary
@@ -66,30 +66,11 @@ __all__ = [
     "run",
     "status",
     "stop",
+    "storage_folder",
     "sync",
     "sync_study",
+    "tracking_uri",
 ]
-
-HERE = Where()
-
-Source = str | PathLike[str] | Mapping[str, Any] | SweepSpec
-
-
-def load(source: Source) -> SweepSpec:
-    """Read and check a sweep file.
-
-    Args:
-        source: A path, a mapping like the file's content, or a spec, which is returned as it is.
-
-    Raises:
-        SpecError: With every mistake in it.
-    """
-    from bnsweep import analysis, search
-
-    spec = source if isinstance(source, SweepSpec) else load_spec(source)
-    search.check(spec)
-    analysis.check(spec)
-    return spec
 
 
 def plan(source: Source) -> Plan:
@@ -115,7 +96,7 @@ def forecast(source: Source, storage: str | None = None, *, left_only: bool = Tr
     """
     spec = load(source)
     wanted = make_plan(spec)
-    ledger = _known_ledger(spec, storage)
+    ledger = known_ledger(spec, storage)
     done = ledger.done() if ledger and left_only else set()
     left = [trial for trial_id, trial in wanted.by_id.items() if trial_id not in done]
     return measurements(spec, ledger).forecast(left, worker_count(spec), device_type(spec))
@@ -146,92 +127,16 @@ def calibrate(
 
     spec = load(source)
     wanted = make_plan(spec)
-    _refuse_unprepared(wanted)
+    refuse_unprepared(wanted)
     site = Machine()
     place = storage_folder(spec, storage) / spec.name
-    found = _admit(spec, wanted.trials, site, place, None, lambda _: None)
+    found = admit(spec, wanted.trials, site, place, None, lambda _: None)
     ledger = Ledger.open(storage_folder(spec, storage), spec.name, create=True)
     with ledger.exclusive():
-        ledger.write_sweep(spec.text or text_of(spec), _stored_plan(spec, wanted))
+        ledger.write_sweep(spec.text or text_of(spec), stored_plan(spec, wanted))
         tell = say or (lambda _: None)
         execution = Execution(spec, wanted, ledger, runner, lambda _: None, tell, time.monotonic())
         execution.train(execution.source(wanted.trials, found, train=False))
-
-
-def _known_ledger(spec: SweepSpec, storage: str | None) -> Ledger | None:
-    from bnsweep.sweep.ledger import Ledger
-
-    root = storage_folder(spec, storage) / spec.name
-    return Ledger(root) if (root / "ledger.json").is_file() else None
-
-
-def _ledger_at(spec: SweepSpec, storage: str | None, root: Place | None) -> Ledger | None:
-    from bnsweep.sweep.ledger import Ledger
-
-    return Ledger(root) if root else _known_ledger(spec, storage)
-
-
-def storage_folder(spec: SweepSpec | None = None, storage: str | None = None) -> Place:
-    """Return the folder of results: as given, as the file says, ``$BNSWEEP_STORAGE``, or ``results``.
-
-    Raises:
-        LedgerError: If it is the address of a store of another kind than S3.
-    """
-    stated = spec.storage if spec is not None and "storage" in spec.given else None
-    return place(storage or stated or os.environ.get("BNSWEEP_STORAGE") or "results")
-
-
-def find_ledger(name: str | PathLike[str] | ObjectPath, storage: str | None = None) -> Ledger:
-    """Return the ledger that ``name`` means.
-
-    Args:
-        name: A sweep's name, a ledger's folder or URL, or a sweep file.
-        storage: Folder of results to look in, for a name.
-
-    Raises:
-        LedgerError: If there is none.
-        SpecError: If ``name`` is a sweep file with mistakes.
-    """
-    from bnsweep.sweep.ledger import Ledger
-
-    if isinstance(name, ObjectPath) or is_url(name):
-        return Ledger(place(name))
-    try:
-        found = _ledger_path(Path(name).expanduser(), storage)
-    except BnsweepError:
-        raise
-    except (OSError, ValueError, RuntimeError):  # too long, a null byte, a home that is not there
-        found = None
-    if found is not None:
-        return found
-    folder = storage_folder(None, storage)
-    if not NAME.fullmatch(str(name)) or not (folder / str(name)).is_dir():
-        known = sorted(entry.parent.name for entry in folder.glob("*/ledger.json"))
-        there = f"it holds {', '.join(known)}" if known else "it holds none"
-        raise LedgerError(
-            f"A sweep called {_shown(name)} must have been run in {folder}, but {there}. Name one of these, "
-            "a ledger's folder or a sweep file, or say where to look with --storage."
-        )
-    return Ledger.open(folder, str(name))
-
-
-def _ledger_path(path: Path, storage: str | None) -> Ledger | None:
-    """Return the ledger that a path means: a sweep file's, or a folder's; ``None`` where it is none."""
-    from bnsweep.sweep.ledger import Ledger
-
-    here = path.resolve()
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        spec = load(path)
-        return Ledger.open(storage_folder(spec, storage), spec.name)
-    if path.is_dir() and (len(path.parts) > 1 or (path / "ledger.json").exists()):
-        return Ledger(here)
-    return None
-
-
-def _shown(name: object) -> str:
-    """Return a name for a message: short, and without what a terminal would obey."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in str(name))
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def run(
@@ -272,10 +177,12 @@ def run(
     """
     spec = load(source)
     wanted = make_plan(spec)
-    _refuse_unprepared(wanted)
-    return _run_looks(
-        spec, wanted, runner, storage, root, retry_failed, accept_changes, where, progress, say, begin
-    )
+    refuse_unprepared(wanted)
+    wishes = Wishes.of(
+        progress, say, begin, runner=runner, storage=storage, root=root, retry_failed=retry_failed,
+        accept_changes=accept_changes, where=where,
+    )  # fmt: skip
+    return match_in_looks(spec, wanted, wishes)
 
 
 def resume(
@@ -311,11 +218,12 @@ def resume(
 
     ledger = find_ledger(name, storage)
     spec, wanted = stored_sweep(ledger, accept_changes)
-    _refuse_unprepared(wanted)
-    root = ledger.root
-    return _run_looks(
-        spec, wanted, runner, storage, root, retry_failed, accept_changes, where, progress, say, begin
-    )
+    refuse_unprepared(wanted)
+    wishes = Wishes.of(
+        progress, say, begin, runner=runner, storage=storage, root=ledger.root, retry_failed=retry_failed,
+        accept_changes=accept_changes, where=where,
+    )  # fmt: skip
+    return match_in_looks(spec, wanted, wishes)
 
 
 def confirm(
@@ -376,95 +284,11 @@ def confirm(
     text = f"# bnsweep confirm {ledger.name} --top {top} --seeds {seeds}\n{ledger.sweep_text()}"
     wanted = Plan(called, trials, found.names, fresh, len(trials), said)
     spec = replace(spec, name=called, method="grid", early_stop={}, description=said, seeds=fresh, text=text)
-    return _run(
-        spec,
-        wanted,
-        runner,
-        str(ledger.root.parent),
-        None,
-        retry_failed,
-        accept_changes,
-        where,
-        progress,
-        say,
-        begin,
-    )
-
-
-def _run_looks(
-    spec: SweepSpec, wanted: Plan, runner: Runner | None, storage: str | None, root: Place | None, *rest: Any
-) -> Outcome:
-    """Make a ledger match a plan, once, or look by look. Takes what :func:`_run` does."""
-    if spec.sequential is None:
-        return _run(spec, wanted, runner, storage, root, *rest)
-    from bnsweep.sequential import run_in_looks
-
-    def once(own: SweepSpec, look: Callable[[Ledger], bool]) -> Outcome:
-        return _run(own, make_plan(own), runner, storage, root, *rest, look)  # type: ignore[call-arg]
-
-    say = rest[-2]
-    return run_in_looks(spec, lambda: _ledger_at(spec, storage, root), once, say or (lambda _: None))
-
-
-def _run(
-    spec: SweepSpec,
-    wanted: Plan,
-    runner: Runner | None,
-    storage: str | None,
-    root: Place | None,
-    retry_failed: bool,
-    accept_changes: bool,
-    where: Where,
-    progress: Callable[[Progress], None] | None,
-    say: Callable[[str], None] | None,
-    begin: Callable[[int], None] | None,
-    look: Callable[[Ledger], bool] | None = None,
-) -> Outcome:
-    """Make a ledger match a plan; see :func:`run`.
-
-    ``look`` is called when all is trained; where it says that the sweep goes on, no report is made yet.
-    """
-    from bnsweep.sweep.ledger import Ledger
-
-    began = time.monotonic()
-    tell = say or (lambda _: None)
-    folder = root or storage_folder(spec, storage) / spec.name
-    known = (folder / "ledger.json").is_file()
-    before = Ledger(folder) if known else None
-    if before and where.wait:
-        with before.exclusive(where.wait):
-            pass  # what is left is known when the other process has ended
-    planned, unasked = wanted, 0
-    if spec.method == "optuna":
-        planned = wanted.with_suggestions(before) if before else wanted
-        asked = sum(event["event"] == "suggest" for event in before.search_log) if before else 0
-        unasked = max(0, wanted.condition_count - asked) * len(wanted.seeds)
-    left, skipped = _left(planned, before, retry_failed)
-    tell(_opening(wanted, len(left) + unasked, skipped))
-    if before:
-        agree(changes_since(spec, planned, before), accept_changes, tell)
-    starts = starts_of(planned, before, left)
-    for line in describe_starts(spec, starts):
-        tell(line)
-    tell_what_is_not_kept(spec, planned, before, tell)
-    uri = _tracking_uri(spec, folder.parent)
-    more = bool(left or unasked)
-    if not more and uri is not None and before is not None:
-        uri = _reachable(uri, before, tell)
-    knowledge = _knowledge(spec, before, str(folder.parent), tell)
-    address = where.cluster if more and runner is None else None
-    with join(spec, address, where.insecure, tell) as site:
-        kinds = kinds_of_trials(spec) if unasked else left
-        found = _admit(spec, kinds, site, folder, uri, tell) if more else None
-        ledger = Ledger(folder) if root else Ledger.open(folder.parent, spec.name, create=True)
-        with ledger.exclusive(where.wait), stop_on_request(ledger):
-            stored = _stored_plan(spec, wanted) | {"claims": claims_of(spec, ledger)}
-            ledger.write_sweep(spec.text or text_of(spec), stored)
-            show, start, count = progress or (lambda _: None), begin or (lambda _: None), len(left) + unasked
-            execution = Execution(spec, planned, ledger, runner, show, tell, began, starts, count, site)
-            execution.known = knowledge
-            execution.look = look
-            return execution.run(left, found, uri, lambda count: start(count + unasked))
+    wishes = Wishes.of(
+        progress, say, begin, runner=runner, storage=str(ledger.root.parent), retry_failed=retry_failed,
+        accept_changes=accept_changes, where=where,
+    )  # fmt: skip
+    return match(spec, wanted, wishes)
 
 
 def stop(name: str | PathLike[str], storage: str | None = None, patience: float = 15.0) -> bool:
@@ -607,155 +431,3 @@ def sync_study(name: str | PathLike[str], storage: str | None = None, uri: str |
         )
     uri = uri or plan["search"].get("storage")
     return show_study(ledger.root, str(uri)) if uri else None
-
-
-def _knowledge(
-    spec: SweepSpec, before: Ledger | None, storage: str, tell: Callable[[str], None]
-) -> Known | None:
-    """Return what a search that begins now knows already; one that has begun keeps what it knew."""
-    if "warm_start" not in spec.search or (before is not None and before.search_log.length):
-        return None
-    from bnsweep.search import knowledge
-
-    known = knowledge(spec, lambda name: find_ledger(name, storage))
-    tell(str(known))
-    return known
-
-
-def _refuse_unprepared(wanted: Plan) -> None:
-    if wanted.unprepared is not None:
-        raise BnsweepError(
-            f"The image folder must be prepared before its trials have ids, but {wanted.unprepared} has no "
-            f"fingerprint.json. Run bnsweep data prepare {wanted.unprepared} once."
-        )
-
-
-def _left(wanted: Plan, ledger: Ledger | None, retry_failed: bool) -> tuple[list[TrialConfig], int]:
-    """Return the trials to run, and the number of those left out because they failed before."""
-    if ledger is None:
-        return list(wanted.trials), 0
-    done, failed = ledger.done(), ledger.failed()
-    pending = [(trial_id, trial) for trial_id, trial in wanted.by_id.items() if trial_id not in done]
-    left = [trial for trial_id, trial in pending if retry_failed or trial_id not in failed]
-    return left, len(pending) - len(left)
-
-
-def _opening(wanted: Plan, left: int, skipped: int) -> str:
-    conditions, seeds = wanted.condition_count, len(wanted.seeds)
-    text = f"{wanted.name}: {wanted.count} trials = {conditions} conditions x {seeds} seeds"
-    done = wanted.count - left - skipped
-    if left < wanted.count:
-        text += f"; {done} done, {left} to run" if left else "; nothing to run"
-    if skipped:
-        text += f"; {skipped} failed before: --retry-failed takes them up again"
-    return text
-
-
-def _say_if_away(uri: str, tell: Callable[[str], None]) -> None:
-    """Say that a tracking store does not answer now; one that never will is an error."""
-    from bnsweep.tracking import unreachable
-    from bnsweep.tracking.credentials import redacted
-
-    if reason := unreachable(uri):
-        tell(
-            f"note: MLflow must answer at {redacted(uri)}, but {reason}. Training goes on without; what is "
-            "missing is sent once it answers, or by bnsweep sync."
-        )
-
-
-def _reachable(uri: str, ledger: Ledger, tell: Callable[[str], None]) -> str | None:
-    """Return the store if it answers; a run with nothing to train does without it otherwise."""
-    from bnsweep.errors import ServiceError
-    from bnsweep.tracking import check_uri, unsent
-
-    try:
-        check_uri(uri)
-    except ServiceError as error:
-        summary = unsent(ledger, uri, "it does not answer")
-        tell(f"not mirrored: {error}" if summary.complete else f"not mirrored: {error} {summary}")
-        return None
-    return uri
-
-
-def _one_of_each(trials: Sequence[TrialConfig]) -> list[TrialConfig]:
-    """Return one trial of each static signature."""
-    kinds: dict[tuple[object, ...], TrialConfig] = {}
-    for trial in trials:
-        static = ("model", "width", "depth", "features", "dataset", "norm", "groups", "inputs")
-        kinds.setdefault(tuple(trial.parameters.get(name) for name in static), trial)
-    return list(kinds.values())
-
-
-def _admit(
-    spec: SweepSpec,
-    kinds: Sequence[TrialConfig],
-    site: Site,
-    place: Place,
-    uri: str | None,
-    tell: Callable[[str], None],
-) -> Preflight:
-    """Look, before anything is written, for what would stop the sweep where its workers will be."""
-    from bnsweep.sweep.ledger import Ledger
-
-    resources = spec.resources
-    if device_type(spec) == "cuda" and not resources.gpus:
-        raise BnsweepError(
-            "resources.gpus must be > 0 where resources.device is cuda, but found 0. Say how much of a GPU a "
-            "pack takes, such as 0.25."
-        )
-    site.admit(resources.cpus, resources.gpus, str(place.parent), uri)
-    if uri is not None:
-        _say_if_away(uri, tell)
-    if not (place / "ledger.json").is_file():
-        Ledger.check_place(place)
-    found = site.preflight(_one_of_each(kinds), data_folder(spec))
-    for note in found.notes:
-        tell(f"note: {note}")
-    site.check_gpus(resources.gpus, found)
-    return found
-
-
-def _tracking_uri(spec: SweepSpec, folder: Place) -> str | None:
-    from bnsweep.tracking import default_uri
-    from bnsweep.tracking.uris import absolute_uri
-
-    if spec.tracking == "none":
-        return None
-    return absolute_uri(spec.tracking) if spec.tracking else default_uri(local_folder(folder))
-
-
-def text_of(spec: SweepSpec) -> str:
-    """Return a spec as the text of a sweep file."""
-    from bnsweep.sweep import to_yaml
-
-    return to_yaml(spec.to_dict())
-
-
-def _stored_plan(spec: SweepSpec, wanted: Plan) -> dict[str, Any]:
-    return {
-        **wanted.to_dict(),
-        "description": spec.description,
-        "method": spec.method,
-        "metric": {"name": spec.metric.name, "goal": spec.metric.goal},
-        "tracking": _stored_uri(spec),
-        "data_root": data_folder(spec) if spec.data_root else None,
-        "import_path": os.getcwd(),
-        "search": _stored_search(spec),
-    }
-
-
-def _stored_search(spec: SweepSpec) -> dict[str, Any] | None:
-    """Return the search with what it is after, and its database as other directories name it."""
-    from bnsweep.tracking.uris import absolute_uri
-
-    if not spec.search:
-        return None
-    found = {**spec.search, "goal": Goal.of(spec).to_dict()}
-    return found | ({"storage": absolute_uri(found["storage"])} if "storage" in found else {})
-
-
-def _stored_uri(spec: SweepSpec) -> str | None:
-    """Return the tracking store as other commands, in other directories, have to name it."""
-    from bnsweep.tracking.uris import absolute_uri
-
-    return absolute_uri(spec.tracking) if spec.tracking and spec.tracking != "none" else spec.tracking

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from bnsweep import api
 from bnsweep.errors import BnsweepError
+from bnsweep.matching import text_of
 from bnsweep.sweep import SweepSpec, make_plan
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _send(
         folder = Path(made)
         fill(folder, [*(modules_of(spec) if spec else []), *extra])
         if spec:
-            (folder / "sweep.yaml").write_text(spec.text or api.text_of(spec))
+            (folder / "sweep.yaml").write_text(spec.text or text_of(spec))
         size = check_size(folder)
         content = digest_of(folder)
         jobs = jobs or jobs_at(address, insecure, say)

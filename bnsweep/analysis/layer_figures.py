@@ -140,6 +140,8 @@ def step_figure(
     """Draw the change of the gradient against the step length, a line for each time, a panel an arm."""
     readings = frame["name"].astype(str)
     own = frame[readings.str.startswith("landscape/gradient_change_at_")]
+    if own.empty:
+        return None
     own = own.assign(length=own["name"].astype(str).str.rpartition("_at_")[2].astype(float) * lr)
     own = own[(own["value"] > SHOWN_LOG[0]) & (own["value"] < SHOWN_LOG[1]) & (own["step"] > 0)]
     shown = [arm for arm, ids in trials.items() if own["trial_id"].isin(ids).any()]

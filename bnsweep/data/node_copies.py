@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -34,7 +34,7 @@ UNUSED_SECONDS = 3600.0
 
 _SPLITS = ("train_x", "train_y", "test_x", "test_y")
 _FORMAT = 1
-_held: dict[Path, IO[bytes]] = {}  # open, with a shared lock, for as long as this process lives
+_held: dict[Path, int] = {}  # open, with a shared lock, for as long as this process lives
 
 
 def node_folder() -> Path:
@@ -118,19 +118,14 @@ def _remove_unused(place: Path) -> None:
 def _open(place: Path, key: str) -> Mapping[str, Any] | None:
     """Map a copy that verifies, and hold it; a damaged one is removed."""
     for path in place.glob(f"{key}.*.pt"):
-        file = path.open("rb")
-        try:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             if hashlib.file_digest(file, "sha256").hexdigest()[:32] == path.name.split(".")[1]:
                 content = torch.load(path, mmap=True, weights_only=True)
                 os.utime(path)
-                if _held.setdefault(path, file) is not file:
-                    file.close()  # another load of this process holds it already
+                if path not in _held:
+                    _held[path] = os.dup(file.fileno())  # the lock lasts as long as one of the two
                 return dict(content)
-        except BaseException:
-            file.close()
-            raise
-        file.close()
         path.unlink(missing_ok=True)
     return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,7 +13,7 @@ __all__ = ["StackedConv", "StackedLinear"]
 _LAST = torch.channels_last
 
 
-class _Stacked(nn.Module):
+class _Stacked(nn.Module, ABC):
     """What both kinds of layer have: parameters for K members, and the precision of their products."""
 
     weight: Tensor
@@ -31,8 +33,9 @@ class _Stacked(nn.Module):
         output = self._product(x.to(lower), weight.to(lower), None if bias is None else bias.to(lower))
         return output.to(weight.dtype)
 
+    @abstractmethod
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        """Compute each member's layer from operands of one type."""
 
 
 class StackedConv(_Stacked):

@@ -2,10 +2,10 @@
 
 from .local import LocalRunner
 from .machine import Machine, Node, Site
+from .messages import Progress, WorkerContext
 from .planned import PlannedPacks
 from .preflight import Preflight, preflight, prepare_images
 from .source import FixedPacks, Source
-from .work import Progress, WorkerContext
 
 __all__ = [
     "FixedPacks",

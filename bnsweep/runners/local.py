@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from .messages import Progress, WorkerContext
 from .source import Source
-from .work import PackWorker, Progress, WorkerContext
+from .work import PackWorker
 
 __all__ = ["LocalRunner"]
 

@@ -11,8 +11,9 @@ from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.packs import Pack, by_signature
 from bnsweep.trial import TrialConfig
 
+from .failing import abandon_pack, divide_pack, may_be_divided
+from .messages import Progress, unit_key
 from .source import Unit, calibration_unit, pack_unit
-from .work import Progress, abandon_pack, divide_pack, may_be_divided, unit_key
 
 __all__ = ["PlannedPacks"]
 

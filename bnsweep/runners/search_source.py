@@ -13,8 +13,9 @@ from bnsweep.sweep.packs import Pack, by_signature
 from bnsweep.sweep.records import Record
 from bnsweep.trial import TrialConfig, TrialState
 
+from .failing import abandon_pack, divide_pack, may_be_divided
+from .messages import Progress
 from .source import Unit, pack_unit
-from .work import Progress, abandon_pack, divide_pack, may_be_divided
 
 __all__ = ["PACK_SIZE", "PlannedConditions", "SearchSource", "Suggester"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from .work import Progress
+from .messages import Progress
 
 __all__ = ["FixedPacks", "Source", "Unit", "calibration_unit", "pack_unit"]
 
@@ -87,6 +87,6 @@ class FixedPacks:
 
     def lost(self, unit: Unit, cause: str) -> Progress:
         """Record a failure of its members."""
-        from .work import abandon_pack
+        from .failing import abandon_pack
 
         return abandon_pack(self.ledger, unit["pack"], cause)

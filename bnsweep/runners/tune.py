@@ -24,8 +24,9 @@ from bnsweep.errors import LedgerError
 from .cluster import Cluster
 from .joining import prepare_tune, start_ray
 from .leftovers import driver_folder, ray_folder
+from .messages import Progress, WorkerContext, unit_key
 from .source import Source, Unit
-from .work import PackWorker, Progress, WorkerContext, unit_key
+from .work import PackWorker
 
 __all__ = ["TuneRunner"]
 

@@ -7,15 +7,12 @@ Torch is imported when the first pack is opened: the driver imports this module 
 from __future__ import annotations
 
 import io
-import os
 import platform
-import resource
 import sys
 import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +20,13 @@ from bnsweep.errors import BnsweepError, LedgerError
 from bnsweep.sweep.curves import CurveRow
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.objectives import Goal
-from bnsweep.sweep.packs import divide
 from bnsweep.sweep.records import Record, now
-from bnsweep.trial import TrialConfig, TrialState
+from bnsweep.trial import TrialConfig
 
 from .environment import describe_environment
+from .failing import abandon_pack, out_of_memory
 from .keeping import go_on, keep
+from .messages import Progress, WorkerContext, unit_key
 from .patience import Patience
 from .watchdog import HangError, Watchdog
 
@@ -36,91 +34,7 @@ if TYPE_CHECKING:
     from bnsweep.data import Dataset
     from bnsweep.training import Outcome, PackTrainer
 
-__all__ = [
-    "PackWorker",
-    "Progress",
-    "WorkerContext",
-    "abandon_pack",
-    "divide_pack",
-    "may_be_divided",
-    "unit_key",
-]
-
-
-@dataclass(frozen=True)
-class WorkerContext:
-    """What a worker has to know, as plain values.
-
-    Attributes:
-        ledger: The sweep's folder.
-        data_root: Where data sets lie, or ``None`` for the default place.
-        threads: Threads of one operator.
-        checkpoint_seconds: Wall time between two checkpoints of a pack.
-        import_path: Folder in which the user's own norms are looked for.
-        neighbours: Workers that share a machine, this one included.
-        keep_states: Keep what is needed to train a finished trial to more steps.
-        save_weights: Store the final weights of each trial.
-        step_limit: Seconds that one step may take; ``None`` derives it, see :mod:`.watchdog`.
-        epoch: Epoch of the driver's lease, without which nothing is fenced; see :meth:`Ledger.serve`.
-    """
-
-    ledger: str
-    data_root: str | None = None
-    threads: int = 1
-    checkpoint_seconds: float = 30.0
-    import_path: str = ""
-    neighbours: int = 1
-    keep_states: bool = False
-    save_weights: bool = False
-    step_limit: float | None = None
-    epoch: int = 0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a worker stands with one pack: what a runner shows and schedules by.
-
-    Attributes:
-        pack_id: The pack, or another unit of work: see :func:`unit_key`.
-        members: Trials in the pack.
-        step: Steps made.
-        steps: Steps in all.
-        finished: Whether the pack's records are in the ledger.
-        seconds: Wall time spent on the pack by this worker.
-        states: Trials by state, once finished.
-        error: Last line of the traceback, if the pack failed.
-        paused: Why the worker waits, where the storage takes nothing just now; nothing failed.
-        too_large: Whether the pack does not fit in memory, and has to be divided; nothing failed.
-        retry: Whether the pack failed, and its members have to be tried once more, each alone.
-        value: The condition's objective, where the pack waits at a rung for a decision.
-        from_step: Step at which this worker took the pack up.
-        note: A sentence for people, where the worker has one.
-        host: The worker's machine.
-        pid: The worker's process.
-        peak_mb: The most memory that process has held so far, in MB.
-    """
-
-    pack_id: str
-    members: int
-    step: int
-    steps: int
-    finished: bool = False
-    seconds: float = 0.0
-    states: dict[str, int] = field(default_factory=dict)
-    error: str = ""
-    paused: str = ""
-    too_large: bool = False
-    retry: bool = False
-    value: float | None = None
-    from_step: int = 0
-    note: str = ""
-    host: str = field(default_factory=platform.node)
-    pid: int = field(default_factory=os.getpid)
-    peak_mb: float = field(default_factory=lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, which travels through Ray without this class."""
-        return asdict(self)
+__all__ = ["PackWorker"]
 
 
 class PackWorker:
@@ -461,83 +375,17 @@ class PackWorker:
         if isinstance(error, LedgerError):
             self._failure = Progress(self._pack_id, members, 0, 0, finished=True, error=str(error))
             return
-        if members > 1 and _out_of_memory(error) and not self._rungs:
+        if members > 1 and out_of_memory(error) and not self._rungs:
             self._failure = Progress(self._pack_id, members, 0, 0, finished=True, too_large=True)
             return
         if members and not self._alone and not isinstance(error, BnsweepError):
             self._failure = Progress(self._pack_id, members, 0, 0, finished=True, retry=True)
             return
         hung = isinstance(error, (HangError, HungBefore))
-        cause = "timeout" if hung else "memory" if _out_of_memory(error) else "error"
+        cause = "timeout" if hung else "memory" if out_of_memory(error) else "error"
         reason = str(error) if isinstance(error, HungBefore) else traceback.format_exc()
         self._failure = abandon_pack(self.ledger, self._pack_id, reason, cause)
 
 
 class HungBefore(Exception):
     """A step of the pack ended its process with it; the message is its stack."""
-
-
-def unit_key(unit: Mapping[str, Any]) -> str:
-    """Return what tells a unit of work from every other: a pack's id, or ``calibration.<signature>``."""
-    if "pack" in unit:
-        return str(unit["pack"])
-    return "calibration." + TrialConfig.from_dict(unit["calibrate"]["trial"]).signature
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Tell whether the host's or the device's memory was too small, as Python, torch or CUDA say it."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
-
-
-def divide_pack(ledger: Ledger, pack_id: str, *, alone: bool) -> list[tuple[str, set[str]]]:
-    """Open the parts of a pack in its place; see :func:`bnsweep.sweep.packs.divide`.
-
-    Returns:
-        Id and members of each part.
-    """
-    parts = divide(ledger.read_pack(pack_id), alone=alone)
-    if parts[0][0].pack_id == pack_id:
-        ledger.close_pack(pack_id)  # the same pack from its start: what it was at made it fail
-    for pack, content in parts:
-        ledger.write_pack(pack.pack_id, content)
-    if parts[0][0].pack_id != pack_id:
-        ledger.close_pack(pack_id)
-    return [(pack.pack_id, set(pack.members)) for pack, _ in parts]
-
-
-def may_be_divided(ledger: Ledger, pack_id: str, cause: str) -> bool | None:
-    """Tell how a pack whose workers ended again and again is divided.
-
-    Returns:
-        ``False`` to halve it, since memory was too small; ``True`` to try each member alone; ``None``
-        if there is nothing left to try.
-    """
-    if not ledger.has_pack(pack_id):
-        return None
-    content = ledger.read_pack(pack_id)
-    if "memory" in cause.lower() and len(content["members"]) > 1 and not content.get("rungs"):
-        return False
-    return None if content.get("alone") else True
-
-
-def abandon_pack(ledger: Ledger, pack_id: str, reason: str, cause: str = "lost") -> Progress:
-    """Write a failure for every member of a pack that has no record, and close the pack.
-
-    Args:
-        ledger: Where the pack stands.
-        pack_id: The pack.
-        reason: A traceback, or a sentence.
-        cause: ``error`` of the code, ``timeout``, ``memory``, or ``lost`` where workers ended without a word.
-
-    Returns:
-        A finished progress whose ``error`` is the last line of ``reason``.
-    """
-    members = ledger.read_pack(pack_id)["members"] if ledger.has_pack(pack_id) else []
-    failed = [trial_id for trial_id in members if ledger.record(trial_id) is None]
-    for trial_id in failed:
-        ledger.write_failure(trial_id, reason, pack_id=pack_id, cause=cause)
-    ledger.close_pack(pack_id)
-    states = {TrialState.FAILED.value: len(failed)} if failed else {}
-    last = reason.strip().splitlines()[-1]
-    return Progress(pack_id, len(failed), 0, 0, finished=True, states=states, error=last)

@@ -167,20 +167,25 @@ class MirrorProcess:
             timeout: Seconds to go on trying; ``None`` is as long as it takes, unless the store
                 fails for a minute.
         """
-        if not self.alive():
-            self._drop()
-            self._process = self._start()
         order = f"finish {float('inf') if timeout is None else timeout}\n".encode()
-        try:
-            wait = None if timeout is None else timeout + _GRACE_S
-            output, _ = self._process.communicate(order, wait)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            output, _ = self._process.communicate()
-        lines = [content for line in (self._heard + output).split(b"\n") if (content := _decoded(line))]
-        if lines and "pending" in lines[-1]:
-            last = lines[-1]
-            return self._summary(last["exported"], last["pending"], last["error"])
+        wait = None if timeout is None else timeout + _GRACE_S
+        for _ in range(2):
+            if not self.alive():
+                self._drop()
+                self._process = self._start()
+            killed = False
+            try:
+                output, _errors = self._process.communicate(order, wait)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                output, _errors = self._process.communicate()
+                killed = True
+            lines = [content for line in (self._heard + output).split(b"\n") if (content := _decoded(line))]
+            if lines and "pending" in lines[-1]:
+                last = lines[-1]
+                return self._summary(last["exported"], last["pending"], last["error"])
+            if killed or self._process.returncode >= 0:
+                break  # it had its time, or will end so again; else it died while it was told
         sent, done = exported_before(self._ledger, self._uri), self._ledger.done()
         reason = f"the mirror ended with code {self._process.returncode}; see {self.log}"
         return self._summary(len(done & sent), len(done - sent), reason)

@@ -42,13 +42,13 @@ def test_the_report_of_a_whole_sweep(whole):
     assert whole.path.parts[-3:] == ("synthetic", "report", "report.html")
     names = {path.stem for path in whole.figures}
     assert names == {
-        "test-accuracy-vs-lr", "train-accuracy-vs-lr", "training", "ics", "landscape",
+        "test-accuracy-vs-lr", "train-accuracy-vs-lr", "training", "ics", "ics-layers", "landscape",
         "landscape-loss-band", "landscape-gradient-band", "moments",
     }  # fmt: skip
     assert {path.suffix for path in whole.figures} == {".png", ".svg", ".pdf"}
     assert all(path.stat().st_size > 1000 for path in whole.figures)
     assert {path.name for path in whole.tables} == {
-        "trials.csv", "conditions.csv", "lr_range.csv", "lr_range.tex",
+        "trials.csv", "conditions.csv", "lr_range.csv", "lr_range.tex", "effort.csv",
     }  # fmt: skip
     assert page(whole).count("<img ") == len(names)
     assert "8 of 8 trials done (2 diverged)" in page(whole)

@@ -7,7 +7,7 @@ import pytest
 from bnsweep.analysis import make_report
 from bnsweep.analysis.results import Results
 from bnsweep.analysis.searches import pareto_front
-from bnsweep.api import _stored_plan
+from bnsweep.matching import stored_plan
 from bnsweep.sweep import load_spec, make_plan
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.objectives import Goal, quantile_of
@@ -35,7 +35,7 @@ def search(tmp_path):
     )
     plan = make_plan(spec)
     ledger = Ledger.open(tmp_path, "s", create=True)
-    ledger.write_sweep(spec.text, _stored_plan(spec, plan))
+    ledger.write_sweep(spec.text, stored_plan(spec, plan))
     for index, trial in enumerate(plan.trials):
         number, seed = divmod(index, 3)
         readings = {"test_accuracy": 0.9 - 0.1 * number + 0.01 * (seed - 1)}
@@ -71,7 +71,7 @@ def test_the_report_names_the_best_and_its_caution(search, tmp_path):
 
 def test_an_unfinished_condition_is_not_ranked(search, tmp_path):
     spec = load_spec({**search.spec.to_dict(), "search": {"num_trials": 8}})
-    search.ledger.write_sweep(spec.text, _stored_plan(spec, make_plan(spec)))
+    search.ledger.write_sweep(spec.text, stored_plan(spec, make_plan(spec)))
     found = Results.read(search.ledger).found
     assert len(found.tried) == 6
     assert make_report(search.ledger, tmp_path / "out").summary.startswith("18 of 24 trials done")

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -151,18 +150,6 @@ def test_a_storage_that_cannot_be_made(
     code, _, err = called(capsys, *words)
     assert code == 2
     assert one_paragraph(err)
-
-
-def test_a_tracking_server_that_does_not_answer(
-    tiny: dict[str, Any], write_sweep: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tiny["tracking"] = {"uri": "http://127.0.0.1:9"}
-    began = time.monotonic()
-    code, _, err = called(capsys, "run", write_sweep(tiny), "--storage", tmp_path / "results", "--in-process")
-    assert code == 4
-    assert one_paragraph(err)
-    assert time.monotonic() - began < 60
-    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("kind", ["gpus", "cpus"])

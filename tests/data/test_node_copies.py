@@ -22,7 +22,7 @@ def held():
     before = set(node_copies._held)
     yield
     for path in node_copies._held.keys() - before:
-        node_copies._held.pop(path).close()
+        os.close(node_copies._held.pop(path))
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_what_nobody_uses_goes_and_what_somebody_holds_stays(tmp_path):
     names = {path.name for path in folder.iterdir()}
     assert kept.name in names and len(names) == 3  # both copies and the lock
     for path in copies(folder):
-        node_copies._held.pop(path).close()
+        os.close(node_copies._held.pop(path))
     os.utime(kept, (old, old))
     load_node_copy("gaussian", {}, folder=folder)
     assert kept not in copies(folder)

@@ -10,7 +10,21 @@ import pytest
 
 from bnsweep import api
 from bnsweep.sweep.ledger import Ledger
+from bnsweep.sweep.records import Record
 from bnsweep.trial import TrialState
+
+
+def continued_as_at_once(long: dict[str, Any], sweeps: Any, tmp_path: Path) -> list[Record]:
+    """Train a sweep at once in folder b; return the records of a, which went on and equal it to the bit."""
+    sweeps.run(long, tmp_path / "b")
+    one, other = Ledger(tmp_path / "a" / "tiny"), Ledger(tmp_path / "b" / "tiny")
+    records = []
+    for trial in api.plan(long).trial_ids:
+        assert sweeps.outcome_of(one, trial) == sweeps.outcome_of(other, trial)
+        record = one.record(trial)
+        assert record is not None and record.continued_from
+        records.append(record)
+    return records
 
 
 def records(folder: Path) -> dict[str, Any]:
@@ -101,12 +115,7 @@ def test_interrupted_while_it_goes_on(
     assert PackWorker._advance is real
     outcome, _ = sweeps.run(long, tmp_path / "a")
     assert outcome.exit_code == 0
-    sweeps.run(long, tmp_path / "b")
-    one, other = Ledger(tmp_path / "a" / "tiny"), Ledger(tmp_path / "b" / "tiny")
-    for trial in api.plan(long).trial_ids:
-        assert sweeps.outcome_of(one, trial) == sweeps.outcome_of(other, trial)
-        record = one.record(trial)
-        assert record is not None and record.continued_from
+    for record in continued_as_at_once(long, sweeps, tmp_path):
         assert [attempt["from_step"] for attempt in record.attempts] == [0, 33, 50]
 
 
@@ -272,10 +281,5 @@ def test_on_ray_too(kept: dict[str, Any], sweeps: Any, tmp_path: Path) -> None:
     for content in (kept, long):
         outcome = api.run(content, storage=str(tmp_path / "a"))
         assert outcome.exit_code == 0
-    sweeps.run(long, tmp_path / "b")
-    one, other = Ledger(tmp_path / "a" / "tiny"), Ledger(tmp_path / "b" / "tiny")
-    for trial in api.plan(long).trial_ids:
-        assert sweeps.outcome_of(one, trial) == sweeps.outcome_of(other, trial)
-        record = one.record(trial)
-        assert record is not None and record.continued_from
+    for record in continued_as_at_once(long, sweeps, tmp_path):
         assert bool(record.weights_sha256) == (record.state is TrialState.COMPLETED)

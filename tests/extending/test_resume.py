@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bnsweep import api
 from bnsweep.cli import main
 from bnsweep.errors import BnsweepError
+from bnsweep.matching import stored_plan
 from bnsweep.runners import LocalRunner
 from bnsweep.sweep.ledger import Ledger
 
@@ -85,7 +86,7 @@ def test_relative_paths_mean_what_they_meant(
     tiny |= {"data_root": "data", "tracking": {"uri": "sqlite:///own.db"}}
     spec = api.load(tiny)
     ledger = Ledger.open(tmp_path / "a", "tiny", create=True)
-    ledger.write_sweep(spec.text, api._stored_plan(spec, api.plan(tiny)))
+    ledger.write_sweep(spec.text, stored_plan(spec, api.plan(tiny)))
     monkeypatch.chdir(tmp_path / "elsewhere")
     found, plan = stored_sweep(ledger)
     assert data_folder(found) == str(tmp_path / "home" / "data")

@@ -14,7 +14,8 @@ import pytest
 
 from bnsweep import api
 from bnsweep.runners import FixedPacks, LocalRunner, WorkerContext
-from bnsweep.runners.work import PackWorker, abandon_pack
+from bnsweep.runners.failing import abandon_pack
+from bnsweep.runners.work import PackWorker
 from bnsweep.sweep import make_packs
 from bnsweep.sweep.ledger import Ledger
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from bnsweep.runners import Progress
 from bnsweep.runners.early_stopping import Stopper
 from bnsweep.runners.search_source import PlannedConditions, SearchSource
-from bnsweep.runners.work import Progress
 from bnsweep.search import Search
 from bnsweep.sweep import load_spec, make_plan
 from bnsweep.sweep.ledger import Ledger

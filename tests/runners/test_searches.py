@@ -15,6 +15,7 @@ from bnsweep import api
 from bnsweep.analysis.results import Results
 from bnsweep.errors import BnsweepError
 from bnsweep.execution import Execution
+from bnsweep.matching import stored_plan
 from bnsweep.runners import LocalRunner, Preflight, Progress
 from bnsweep.runners.early_stopping import Stopper, rung_steps
 from bnsweep.sweep import load_spec, make_plan
@@ -57,7 +58,7 @@ def run(content: dict[str, Any], folder: Path, cut: int | None = None) -> Ledger
     spec = load_spec(content)
     ledger = Ledger.open(folder, spec.name, create=True)
     plan = make_plan(spec)
-    ledger.write_sweep(spec.text, api._stored_plan(spec, plan))
+    ledger.write_sweep(spec.text, stored_plan(spec, plan))
     if spec.method == "optuna":
         plan = plan.with_suggestions(ledger)
     left = [trial for trial_id, trial in plan.by_id.items() if trial_id not in ledger.done()]

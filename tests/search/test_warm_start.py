@@ -10,6 +10,7 @@ import pytest
 
 from bnsweep import api
 from bnsweep.errors import BnsweepError, SpecError
+from bnsweep.matching import stored_plan
 from bnsweep.search import Search, knowledge
 from bnsweep.search.databases import closing, open_storage
 from bnsweep.sweep import load_spec, make_plan
@@ -35,7 +36,7 @@ def other(folder, **content):
     spec = load_spec(text)
     plan = make_plan(spec)
     ledger = Ledger.open(folder, "other", create=True)
-    ledger.write_sweep(spec.text, api._stored_plan(spec, plan))
+    ledger.write_sweep(spec.text, stored_plan(spec, plan))
     for trial in plan.trials:
         ledger.write_record(record_of(trial, loss(trial.parameters)), [])
     return SimpleNamespace(ledger=ledger, plan=plan)
