@@ -27,7 +27,7 @@ from tests.tracking.servers import ServerProcess
 
 Full = Callable[..., Ledger]
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
 def mirror(ledger: Ledger, uri: str, seconds: float = 200) -> dict[str, Any]:
