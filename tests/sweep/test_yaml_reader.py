@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -131,11 +130,12 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs_are_refused_quickly(name):
-    start = time.process_time()
-    with pytest.raises(SpecError):
-        load_text(BOMBS[name])
-    assert time.process_time() - start < 1.0
+def test_bombs_are_refused_quickly(name, least_cpu_seconds):
+    def read() -> None:
+        with pytest.raises(SpecError):
+            load_text(BOMBS[name])
+
+    assert least_cpu_seconds(read) < 1.0
 
 
 def test_bombs_need_little_memory(tmp_path):
@@ -160,7 +160,7 @@ print(int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read()).group
 @pytest.mark.parametrize(
     "kind", ["directory", "missing", "50 MB", "latin-1", "fifo", "NUL in path", "long path"]
 )
-def test_files_that_are_no_sweep_files(tmp_path, kind):
+def test_files_that_are_no_sweep_files(tmp_path, kind, least_cpu_seconds):
     path = tmp_path / "x.yaml"
     line = None
     if kind == "directory":
@@ -177,11 +177,13 @@ def test_files_that_are_no_sweep_files(tmp_path, kind):
         path = tmp_path / "a\0b"
     elif kind == "long path":
         path = tmp_path / ("a" * 5000)
-    start = time.process_time()
-    with pytest.raises(SpecError) as caught:
-        read_text(path, Mistakes(str(path)))
-    assert caught.value.mistakes[0].line == line
-    assert time.process_time() - start < 1.0
+
+    def read() -> None:
+        with pytest.raises(SpecError) as caught:
+            read_text(path, Mistakes(str(path)))
+        assert caught.value.mistakes[0].line == line
+
+    assert least_cpu_seconds(read) < 1.0
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path):
