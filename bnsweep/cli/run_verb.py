@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -79,9 +78,10 @@ def carry_out(arguments: argparse.Namespace, verb: Callable[..., Any]) -> int:
         verb: One of :mod:`bnsweep.api`, all but the arguments that every such verb takes filled in.
     """
     from bnsweep.api import Where
+    from bnsweep.cli.ending import end_like_ctrl_c
     from bnsweep.cli.progress import ProgressLine
 
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    end_like_ctrl_c(signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a Ray job inherits it blocked
     runner = None
     if arguments.in_process:
@@ -102,11 +102,6 @@ def carry_out(arguments: argparse.Namespace, verb: Callable[..., Any]) -> int:
     line.close()
     _tell(outcome)
     return int(outcome.exit_code)
-
-
-def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    """Treat SIGTERM, which clusters send before they kill, like Ctrl-C."""
-    signal.raise_signal(signal.SIGINT)
 
 
 def _program() -> str:

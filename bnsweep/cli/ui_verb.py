@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 
 EXAMPLE = "bnsweep ui quickstart"
 
@@ -16,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    """Serve the UI until Ctrl-C."""
+    """Serve the UI until Ctrl-C, SIGTERM or the end of the terminal."""
     from bnsweep import api, tracking
+    from bnsweep.cli.ending import end_like_ctrl_c
     from bnsweep.sweep.places import local_folder
 
     folder = api.storage_folder(None, arguments.storage)
@@ -26,6 +28,7 @@ def call(arguments: argparse.Namespace) -> int:
         ledger = api.find_ledger(arguments.name, arguments.storage)
         folder, uri = ledger.root.parent, api.tracking_uri(ledger, uri)
     here = local_folder(folder)
+    end_like_ctrl_c(signal.SIGTERM, signal.SIGHUP)
     server = tracking.start_ui(uri or tracking.default_uri(here), here, arguments.port)
     if isinstance(server, str):
         print(f"The tracking server shows it at {server}")

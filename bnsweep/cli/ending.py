@@ -1,0 +1,18 @@
+"""Signals that end a verb as Ctrl-C does, so that what it started is stopped too."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+__all__ = ["end_like_ctrl_c"]
+
+
+def end_like_ctrl_c(*numbers: signal.Signals) -> None:
+    """Treat signals, such as SIGTERM, which clusters send before they kill, like Ctrl-C."""
+    for number in numbers:
+        signal.signal(number, _as_interrupt)
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGINT)
