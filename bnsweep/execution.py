@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bnsweep.errors import BnsweepError
+from bnsweep.names import DEFAULT_KERNEL
+from bnsweep.parameters import CUSTOM_NORM
 from bnsweep.positions import Positions
 from bnsweep.sweep import Plan, SweepSpec
 from bnsweep.sweep.forecast import Measured
 from bnsweep.sweep.objectives import Goal
 from bnsweep.sweep.places import Place
 from bnsweep.sweep.plan import expander, kinds_of_trials
-from bnsweep.trial import CUSTOM_NORM, DEFAULT_KERNEL, TrialConfig
+from bnsweep.trial import TrialConfig
 
 if TYPE_CHECKING:
     from bnsweep.analysis import Report

@@ -10,7 +10,7 @@ from bnsweep.analysis.effort import efforts, unequal
 from bnsweep.analysis.gallery import MOST_FACETS
 from bnsweep.analysis.ranges import FacetRanges
 from bnsweep.analysis.tables import lr_text
-from bnsweep.trial import Value
+from bnsweep.parameters import Value
 
 if TYPE_CHECKING:
     from bnsweep.analysis.results import Results

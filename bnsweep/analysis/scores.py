@@ -13,8 +13,9 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from bnsweep.names import DATASETS
 from bnsweep.sweep.records import Record, aggregate_value
-from bnsweep.trial import DATASETS, TrialState
+from bnsweep.trial import TrialState
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from bnsweep.analysis.figures import FigureFile, finish
 from bnsweep.analysis.searches import Found, Tried, is_wide
 from bnsweep.analysis.styles import INK, QUIET, log_y, new_figure
+from bnsweep.parameters import Value
 from bnsweep.sweep.objectives import Share
 from bnsweep.sweep.spec import Metric
-from bnsweep.trial import Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

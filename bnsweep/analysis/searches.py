@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from bnsweep.analysis.intervals import MeanInterval, mean_interval
 from bnsweep.analysis.scores import counted_value
 from bnsweep.analysis.tables import number_text
+from bnsweep.parameters import Value
 from bnsweep.sweep.objectives import Goal, Share, Weigh, Worth
-from bnsweep.trial import TrialState, Value
+from bnsweep.trial import TrialState
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,9 @@ markers differ too, so that figures can be read in grey.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -179,7 +181,18 @@ def encode(figure: Figure) -> tuple[bytes, bytes, bytes]:
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
     FigureCanvasSVG(figure).print_svg(svg, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     FigureCanvasPdf(figure).print_pdf(pdf, metadata=dict.fromkeys(("CreationDate", "Creator", "Producer")))
-    return png.getvalue(), svg.getvalue(), pdf.getvalue()
+    return png.getvalue(), _named_by_content(svg.getvalue()), pdf.getvalue()
+
+
+def _named_by_content(svg: bytes) -> bytes:
+    """Name the clip paths of an SVG after what they print.
+
+    Matplotlib names them after every bit of their place, and the last bits of the layout's solver depend on
+    where objects lie in memory, so that the same figure would not have the same bytes.
+    """
+    for name, content in re.findall(rb'<clipPath id="(\w+)">(.*?)</clipPath>', svg, re.DOTALL):
+        svg = svg.replace(name, b"p" + hashlib.sha256(content).hexdigest()[:16].encode())
+    return svg
 
 
 def lr_axis(axes: Axes, lrs: Sequence[float], label: bool = True) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bnsweep.analysis.intervals import mean_interval
 from bnsweep.analysis.scores import HEADLINES, class_count, counted_value
-from bnsweep.trial import PARAMETERS, TrialConfig, Value
+from bnsweep.parameters import PARAMETERS, Value
+from bnsweep.trial import TrialConfig
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bnsweep.trial import DataFacts, Value, short_hash
+from bnsweep.names import DataFacts
+from bnsweep.parameters import Value
+from bnsweep.trial import short_hash
 
 __all__ = ["Dataset", "Images", "Regression", "content_fingerprint", "source_fingerprint"]
 

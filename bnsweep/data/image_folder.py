@@ -34,7 +34,7 @@ from torch import Tensor
 from bnsweep.data.contents import Images
 from bnsweep.data.image_files import ImageDecoder, has_images, list_images
 from bnsweep.errors import DataError
-from bnsweep.trial import DataFacts
+from bnsweep.names import DataFacts
 
 __all__ = ["load_image_folder", "prepare_image_folder", "read_fingerprint"]
 

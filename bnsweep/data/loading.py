@@ -21,8 +21,8 @@ from bnsweep.data.torchvision_sets import (
     load_idx,
 )
 from bnsweep.errors import DataError
-from bnsweep.trial import DATASETS as NAMED_FACTS
-from bnsweep.trial import Value
+from bnsweep.names import DATASETS as NAMED_FACTS
+from bnsweep.parameters import Value
 
 __all__ = ["DATASETS", "load_dataset"]
 
@@ -60,7 +60,7 @@ def load_dataset(
         device: Where the tensors shall live.
         dtype: Floating dtype of the inputs.
         fingerprint: What the contents must hash to; where empty, the constant of the data set in
-            :data:`bnsweep.trial.DATASETS`.
+            :data:`bnsweep.names.DATASETS`.
 
     Returns:
         The data set, resident on ``device``.

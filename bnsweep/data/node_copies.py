@@ -25,7 +25,9 @@ import torch
 
 from bnsweep.data.contents import Dataset
 from bnsweep.data.loading import load_dataset
-from bnsweep.trial import DATASETS, DataFacts, Value, short_hash
+from bnsweep.names import DATASETS, DataFacts
+from bnsweep.parameters import Value
+from bnsweep.trial import short_hash
 
 __all__ = ["UNUSED_SECONDS", "load_node_copy", "node_folder"]
 

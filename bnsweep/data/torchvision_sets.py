@@ -29,7 +29,7 @@ from bnsweep.data.contents import Images, source_fingerprint
 from bnsweep.data.fetching import check_md5, fetch, file_md5, unpack
 from bnsweep.data.idx import read_idx
 from bnsweep.errors import DataError
-from bnsweep.trial import DATASETS, DataFacts
+from bnsweep.names import DATASETS, DataFacts
 
 __all__ = [
     "CIFAR10",

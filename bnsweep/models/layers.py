@@ -51,7 +51,7 @@ class StackedConv(_Stacked):
         bias: Whether a bias is added.
         norm: Normalization of the output, kept here so that it is part of the layer; it is the
             network that calls it.
-        kernel: One of :data:`bnsweep.trial.KERNELS`.
+        kernel: One of :data:`bnsweep.names.KERNELS`.
 
     Shape:
         - Input: ``[N, K*I, H, W]``, member-major.
@@ -105,7 +105,7 @@ class StackedLinear(_Stacked):
         bias: Whether a bias is added.
         norm: Normalization of the output, kept here so that it is part of the layer; it is the
             network that calls it.
-        kernel: One of :data:`bnsweep.trial.KERNELS`.
+        kernel: One of :data:`bnsweep.names.KERNELS`.
 
     Shape:
         - Input: ``[N, K*I]``, member-major, or ``[K, N, I]``.

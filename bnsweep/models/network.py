@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from bnsweep.errors import Mistake, SpecError
 from bnsweep.models.layers import StackedConv, StackedLinear
+from bnsweep.names import KERNELS
 from bnsweep.norms import CENTRING, NOISY, NormOptions, SiteNoise, apply_noise, make_norm
-from bnsweep.trial import KERNELS, derive_seed
+from bnsweep.trial import derive_seed
 
 __all__ = ["LayerInfo", "LayerSpec", "NetworkPlan", "StackedNet", "parameter_decay"]
 
@@ -101,7 +102,7 @@ class StackedNet(nn.Module):
         plan: The architecture.
         members: Members ``K``.
         dtype: Floating-point type of parameters and activations.
-        kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`.
+        kernel: How the stack is computed, one of :data:`bnsweep.names.KERNELS`.
         products: A lower precision in which weight layers multiply; ``None`` for ``dtype``. Parameters,
             norms with their statistics, and activations between layers stay in ``dtype``.
 

@@ -11,8 +11,9 @@ from bnsweep.models.dln import dln_layers
 from bnsweep.models.mlp import mlp_layers
 from bnsweep.models.network import LayerSpec, NetworkPlan, StackedNet
 from bnsweep.models.vgg import VGG_STAGES, vgg_layers
+from bnsweep.names import DataFacts
 from bnsweep.norms import NormOptions
-from bnsweep.trial import DataFacts, Value
+from bnsweep.parameters import Value
 
 __all__ = ["MODELS", "make_model"]
 
@@ -55,11 +56,11 @@ def make_model(
 
     Args:
         parameters: A trial's parameters; what is left out has the default of
-            :data:`bnsweep.trial.PARAMETERS`.
+            :data:`bnsweep.parameters.PARAMETERS`.
         facts: Channels, size and classes of the data.
         members: Members ``K`` of the stack.
         dtype: Floating-point type of parameters and activations.
-        kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`.
+        kernel: How the stack is computed, one of :data:`bnsweep.names.KERNELS`.
 
     With ``precision: bfloat16``, weight layers multiply in it while they train; see
     :class:`StackedNet`.

@@ -138,7 +138,7 @@ def load_network(ledger: Ledger, trial_id: str) -> StackedNet:
     import torch
 
     from bnsweep.models import make_model
-    from bnsweep.trial import DATASETS, DataFacts
+    from bnsweep.names import DATASETS, DataFacts
 
     record = ledger.record(trial_id)
     if record is None:

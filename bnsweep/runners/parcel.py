@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bnsweep.errors import BnsweepError
+from bnsweep.parameters import CUSTOM_NORM
 from bnsweep.sweep import SweepSpec
-from bnsweep.trial import CUSTOM_NORM
 
 __all__ = ["MOST_BYTES", "check_size", "digest_of", "fill", "modules_of", "packed"]
 

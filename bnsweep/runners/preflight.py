@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bnsweep.errors import BnsweepError
-from bnsweep.trial import CUSTOM_NORM, DataFacts, TrialConfig
+from bnsweep.names import DataFacts
+from bnsweep.parameters import CUSTOM_NORM
+from bnsweep.trial import TrialConfig
 
 __all__ = ["Preflight", "look", "preflight", "prepare_images"]
 

@@ -14,9 +14,9 @@ from .process import Shown, StudyMirrorProcess, show_study
 from .search import Search, Suggestion
 
 if TYPE_CHECKING:
+    from bnsweep.parameters import Value
     from bnsweep.sweep.ledger import Ledger
     from bnsweep.sweep.objectives import Share
-    from bnsweep.trial import Value
 
     from .warm_start import Known
 

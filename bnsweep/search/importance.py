@@ -10,8 +10,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import create_trial
 
+from bnsweep.parameters import Value
 from bnsweep.sweep.objectives import Share
-from bnsweep.trial import Value
 
 from .samplers import quiet
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.errors import BnsweepError
+from bnsweep.parameters import Value
 from bnsweep.sweep.objectives import Goal
 from bnsweep.sweep.records import Record
 from bnsweep.sweep.search_log import SearchLog
 from bnsweep.sweep.spec import SweepSpec
-from bnsweep.trial import TrialConfig, TrialState, Value, short_hash
+from bnsweep.trial import TrialConfig, TrialState, short_hash
 
 if TYPE_CHECKING:
     from .studies import SearchStudy

@@ -14,10 +14,10 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial
 
+from bnsweep.parameters import Value
 from bnsweep.sweep.draws import free_settings
 from bnsweep.sweep.expansion import in_order
 from bnsweep.sweep.spec import Setting
-from bnsweep.trial import Value
 
 __all__ = ["Space", "distribution_of", "settle"]
 

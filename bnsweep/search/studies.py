@@ -14,9 +14,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bnsweep.errors import LedgerError
+from bnsweep.parameters import Value
 from bnsweep.sweep.objectives import Goal
 from bnsweep.sweep.spec import SweepSpec
-from bnsweep.trial import Value
 
 from .samplers import PointSampler, name_of, quiet, sampler_for
 from .spaces import Space

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bnsweep.errors import DataError
+from bnsweep.names import DATASETS, DataFacts
+from bnsweep.parameters import Value, weight_layer_count
 from bnsweep.sweep.expansion import (
     Completer,
     FactsOf,
@@ -19,7 +21,6 @@ from bnsweep.sweep.nodes import Mistakes, Node, Table
 from bnsweep.sweep.searching import check_early_stop
 from bnsweep.sweep.spec import MAX_TRIALS, Metric, Setting
 from bnsweep.sweep.values import Settings
-from bnsweep.trial import DATASETS, DataFacts, Value, weight_layer_count
 
 __all__ = ["check_agreement"]
 

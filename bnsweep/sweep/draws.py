@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bnsweep.parameters import Value
 from bnsweep.sweep.expansion import Condition, in_order
 from bnsweep.sweep.spec import Setting, SweepSpec
-from bnsweep.trial import Value, derive_seed
+from bnsweep.trial import derive_seed
 
 __all__ = ["RANDOM_SAMPLERS", "DrawnOutError", "condition_at", "draw_conditions", "free_settings", "points"]
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bnsweep.errors import DataError
+from bnsweep.names import DataFacts
+from bnsweep.parameters import PARAMETERS, Value, complete_parameters
 from bnsweep.sweep.spec import Setting
-from bnsweep.trial import PARAMETERS, DataFacts, Value, complete_parameters
 
 __all__ = [
     "DECIDING",
@@ -188,7 +189,7 @@ class Completer:
         facts_of: Facts of the data sets.
 
     Example:
-        >>> from bnsweep.trial import DATASETS
+        >>> from bnsweep.names import DATASETS
         >>> Completer(DATASETS.get).complete({"epochs": 2})["steps"]
         22
     """

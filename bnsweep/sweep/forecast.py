@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bnsweep.names import DEFAULT_KERNEL
 from bnsweep.sweep.packs import Pack, make_packs
-from bnsweep.trial import DEFAULT_KERNEL, TrialConfig
+from bnsweep.trial import TrialConfig
 
 __all__ = ["Forecast", "Measured", "reading_steps"]
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bnsweep.names import KERNELS
 from bnsweep.sweep.nodes import Mistakes, Node, Scalar, Table, nearest, number_hint
 from bnsweep.sweep.spec import GOALS, MAX_SEEDS, METHODS, SWEEP_NAME
-from bnsweep.trial import KERNELS
 
 __all__ = [
     "CLAIM_KEYS",

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bnsweep.parameters import Value
 from bnsweep.sweep.records import Record, aggregate_value
 from bnsweep.sweep.spec import Constraint, Metric, SweepSpec
-from bnsweep.trial import TrialState, Value
+from bnsweep.trial import TrialState
 
 __all__ = ["Goal", "Share", "Weigh", "Worth", "quantile_of"]
 

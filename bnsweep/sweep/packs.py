@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from bnsweep.trial import DEFAULT_KERNEL, MEMBER_PARAMETERS, TrialConfig, short_hash
+from bnsweep.names import DEFAULT_KERNEL
+from bnsweep.parameters import MEMBER_PARAMETERS
+from bnsweep.trial import TrialConfig, short_hash
 
 __all__ = ["Pack", "by_signature", "divide", "make_packs"]
 
@@ -26,7 +28,7 @@ class Pack:
         signature: What the members have in common.
         dtype: Arithmetic of training.
         device: Type of the device that it is made for: ``cpu`` or ``cuda``.
-        kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`.
+        kernel: How the stack is computed, one of :data:`bnsweep.names.KERNELS`.
     """
 
     members: tuple[str, ...]
@@ -91,7 +93,7 @@ def make_packs(
         workers: Packs that are trained at once.
         cost_of: Cost of one member, in any unit; by default its number of steps.
         device: Type of the device that the packs are made for.
-        kernel_of: How a signature is computed, one of :data:`bnsweep.trial.KERNELS`, given one trial
+        kernel_of: How a signature is computed, one of :data:`bnsweep.names.KERNELS`, given one trial
             of it; ``grouped`` by default.
 
     Example:

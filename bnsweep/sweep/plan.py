@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.errors import Mistake, SpecError
+from bnsweep.names import DATASETS, DataFacts
+from bnsweep.parameters import Value, complete_probes
 from bnsweep.sweep.draws import DrawnOutError, draw_conditions, free_settings
 from bnsweep.sweep.expansion import (
     Completer,
@@ -21,7 +23,7 @@ from bnsweep.sweep.expansion import (
 )
 from bnsweep.sweep.packs import Pack
 from bnsweep.sweep.spec import SweepSpec
-from bnsweep.trial import DATASETS, DataFacts, TrialConfig, Value, complete_probes, short_hash
+from bnsweep.trial import TrialConfig, short_hash
 
 if TYPE_CHECKING:
     from bnsweep.sweep.ledger import Ledger

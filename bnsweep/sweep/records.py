@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bnsweep.errors import LedgerError
-from bnsweep.trial import DATASETS, RESULTS_VERSION, TrialConfig, TrialState, Value
+from bnsweep.names import DATASETS
+from bnsweep.parameters import Value
+from bnsweep.trial import RESULTS_VERSION, TrialConfig, TrialState
 
 __all__ = ["SCHEMA", "PlannedTrial", "Record", "aggregate_value", "check_schema", "check_trial_id", "now"]
 

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bnsweep.names import NAMES
+from bnsweep.parameters import PROBES, Parameter, ProbeOption
 from bnsweep.sweep.keys import (
     EARLY_STOP_KEYS,
     METRIC_KEYS,
@@ -22,7 +24,6 @@ from bnsweep.sweep.keys import (
     Key,
 )
 from bnsweep.sweep.spec import SETTINGS
-from bnsweep.trial import NAMES, PROBES, Parameter, ProbeOption
 
 __all__ = ["fill", "render"]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from bnsweep.names import NAMES
+from bnsweep.parameters import CUSTOM_NORM, PROBES, Parameter, ProbeOption
 from bnsweep.sweep.keys import (
     CLAIM_KEYS,
     EARLY_STOP_KEYS,
@@ -23,7 +25,6 @@ from bnsweep.sweep.keys import (
 )
 from bnsweep.sweep.samplers import OPTUNA_SAMPLERS
 from bnsweep.sweep.spec import DISTRIBUTIONS, MAX_SEEDS, MAX_VALUES, SETTINGS
-from bnsweep.trial import CUSTOM_NORM, NAMES, PROBES, Parameter, ProbeOption
 
 __all__ = ["schema"]
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bnsweep.parameters import Value
 from bnsweep.sweep.expansion import count_conditions
 from bnsweep.sweep.nodes import Mistakes, Table, nearest
 from bnsweep.sweep.samplers import OPTUNA_SAMPLERS, SamplerFacts, samplers_of
 from bnsweep.sweep.spec import MAX_TRIALS, Setting
 from bnsweep.sweep.values import Settings
-from bnsweep.trial import Value
 
 __all__ = ["check_early_stop", "check_search"]
 

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from bnsweep.errors import LedgerError
+from bnsweep.parameters import PROBES, ProbeOption
 from bnsweep.sweep.keys import (
     CLAIM_KEYS,
     EARLY_STOP_KEYS,
@@ -43,7 +44,6 @@ from bnsweep.sweep.spec import (
     Resources,
     SeedSchedule,
 )
-from bnsweep.trial import PROBES, ProbeOption
 
 __all__ = ["READERS", "read_top"]
 

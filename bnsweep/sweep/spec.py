@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from bnsweep.trial import PARAMETERS, Parameter, Value
+from bnsweep.parameters import PARAMETERS, Parameter, Value
 
 __all__ = [
     "CONSTRAINED",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from bnsweep.names import NAMES
+from bnsweep.parameters import Parameter, Value
 from bnsweep.sweep.keys import unknown_keys
 from bnsweep.sweep.nodes import Items, Mistakes, Node, Scalar, Table, describe, nearest, number_hint
 from bnsweep.sweep.spec import DISTRIBUTIONS, MAX_VALUES, SETTINGS, Range, Setting
-from bnsweep.trial import NAMES, Parameter, Value
 
 __all__ = ["LONG_KEYS", "Settings", "read_settings"]
 

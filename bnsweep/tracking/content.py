@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from bnsweep.names import DATASETS
+from bnsweep.parameters import Value
 from bnsweep.sweep.curves import CurveRow
 from bnsweep.sweep.records import PlannedTrial, Record, aggregate_value
 from bnsweep.tracking.names import clipped, metric_name
-from bnsweep.trial import DATASETS, TrialConfig, TrialState, Value
+from bnsweep.trial import TrialConfig, TrialState
 
 __all__ = [
     "Condition",

@@ -45,7 +45,7 @@ class Calibration:
     """What was measured of one static signature on one device.
 
     Attributes:
-        kernel: Kernel chosen, one of :data:`bnsweep.trial.KERNELS`.
+        kernel: Kernel chosen, one of :data:`bnsweep.names.KERNELS`.
         members: Most members of a pack.
         step_seconds: Wall time of one step of a whole pack by its number of members, with ``kernel``.
         timings: Microseconds of a member's step by kernel, then by number of members: what was tried.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnsweep.trial import Value
+from bnsweep.parameters import Value
 
 __all__ = ["MemberOptimizer"]
 

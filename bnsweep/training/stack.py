@@ -64,7 +64,7 @@ class MemberStack:
         trials: The members, in order.
         dataset: Their data set, in the precision and on the device to train on.
         model: Their network, taken over as it is; a new one with zero weights where absent.
-        kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`. Where ``moments`` is not
+        kernel: How the stack is computed, one of :data:`bnsweep.names.KERNELS`. Where ``moments`` is not
             exact it is ``fused``, and where a network has no ``fused`` passes they are ``grouped``.
 
     Attributes:

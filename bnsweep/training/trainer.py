@@ -70,7 +70,7 @@ class PackTrainer:
     Args:
         trials: The members; :attr:`TrialConfig.signature` must be equal in all of them.
         dataset: Their data set, in the precision and on the device to train on.
-        kernel: How the stack is computed, one of :data:`bnsweep.trial.KERNELS`.
+        kernel: How the stack is computed, one of :data:`bnsweep.names.KERNELS`.
 
     Attributes:
         step_index: Updates made, which is the number of the next step.

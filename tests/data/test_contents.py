@@ -6,7 +6,7 @@ import torch
 
 from bnsweep.data import load_dataset
 from bnsweep.data.contents import Images, Regression, content_fingerprint
-from bnsweep.trial import DataFacts
+from bnsweep.names import DataFacts
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

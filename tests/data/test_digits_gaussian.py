@@ -10,8 +10,8 @@ from bnsweep.data import DATASETS, load_dataset
 from bnsweep.data.digits import load_digits
 from bnsweep.data.gaussian import GRID, load_gaussian
 from bnsweep.errors import DataError
-from bnsweep.trial import DATASETS as FACTS
-from bnsweep.trial import NAMES
+from bnsweep.names import DATASETS as FACTS
+from bnsweep.names import NAMES
 
 
 def test_every_legal_name_can_be_loaded():

@@ -12,7 +12,7 @@ from bnsweep.data import load_dataset
 from bnsweep.data.idx import read_idx
 from bnsweep.data.torchvision_sets import DEBIAN_FASHION_MNIST, IDX_FILES
 from bnsweep.errors import DataError
-from bnsweep.trial import DATASETS
+from bnsweep.names import DATASETS
 
 SHAPE = (5, 4, 3)
 ARRAY = np.arange(60, dtype=np.uint8).reshape(SHAPE)

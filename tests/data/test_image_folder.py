@@ -12,7 +12,7 @@ from PIL import Image
 
 from bnsweep.data import load_dataset, prepare_image_folder, read_fingerprint
 from bnsweep.errors import DataError
-from bnsweep.trial import DataFacts
+from bnsweep.names import DataFacts
 
 CLASSES = ("ape", "bee", "cow")
 

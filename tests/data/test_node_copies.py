@@ -74,7 +74,7 @@ from pathlib import Path
 import torch
 from bnsweep.data import node_copies
 from bnsweep.data.contents import Dataset
-from bnsweep.trial import DATASETS
+from bnsweep.names import DATASETS
 def read(name, parameters, **_):
     print("read", flush=True)
     x = torch.arange(10_000_000, dtype=torch.float32).view(-1, 10)

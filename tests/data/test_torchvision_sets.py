@@ -34,7 +34,7 @@ from bnsweep.data.torchvision_sets import (
     load_idx,
 )
 from bnsweep.errors import DataError
-from bnsweep.trial import DATASETS, DataFacts
+from bnsweep.names import DATASETS, DataFacts
 
 FACTS = DataFacts(1, 28, 10, 30, 12)
 

@@ -9,8 +9,8 @@ from torch.func import functional_call
 
 from bnsweep.errors import SpecError
 from bnsweep.models import MODELS, StackedNet, make_model, parameter_decay
+from bnsweep.names import NAMES, DataFacts
 from bnsweep.norms import NORMS, draw_noise
-from bnsweep.trial import NAMES, DataFacts
 
 SEEDS = (5, 6, 7, 8)
 NETS = {

@@ -6,7 +6,8 @@ from torch import nn
 
 from bnsweep.errors import SpecError
 from bnsweep.models import make_model
-from bnsweep.trial import NAMES, DataFacts, complete_parameters, weight_layer_count
+from bnsweep.names import NAMES, DataFacts
+from bnsweep.parameters import complete_parameters, weight_layer_count
 
 LETTERS = {
     "vgg11": "64 M 128 M 256 256 M 512 512 M 512 512 M",

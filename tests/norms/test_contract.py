@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bnsweep.errors import SpecError
+from bnsweep.names import NAMES
 from bnsweep.norms import NORMS, make_norm
-from bnsweep.trial import NAMES
 
 MEMBERS, CHANNELS = 3, 8
 SHAPES = {"linear": (6, 24), "conv": (6, 24, 3, 3), "one_pixel": (6, 24, 1, 1)}

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from bnsweep.models import make_model
+from bnsweep.names import NAMES, DataFacts
 from bnsweep.norms.noise import draw_noise
 from bnsweep.probes import (
     activation_moments,
@@ -17,7 +18,6 @@ from bnsweep.probes import (
     internal_covariate_shift,
     moment_change,
 )
-from bnsweep.trial import NAMES, DataFacts
 
 BATCH = 6
 VGG = {"model": "vgg11", "width": 0.03, "activation": "gelu", "pool": "avg"}

@@ -2,8 +2,9 @@
 
 import pytest
 
+from bnsweep.names import DEFAULT_KERNEL
 from bnsweep.sweep.forecast import Measured, reading_steps
-from bnsweep.trial import DEFAULT_KERNEL, TrialConfig
+from bnsweep.trial import TrialConfig
 
 FOUND = {
     "kernel": "channels_last",

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnsweep.errors import SpecError
+from bnsweep.names import NAMES
+from bnsweep.parameters import PARAMETERS, PROBES
 from bnsweep.sweep import (
     Claim,
     Metric,
@@ -22,7 +24,6 @@ from bnsweep.sweep import (
 )
 from bnsweep.sweep.keys import TOP_KEYS
 from bnsweep.sweep.sections import READERS
-from bnsweep.trial import NAMES, PARAMETERS, PROBES
 
 GOOD = {
     "name": "good",

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnsweep.errors import DataError, SpecError
+from bnsweep.names import DATASETS
+from bnsweep.parameters import PARAMETERS, complete_parameters
 from bnsweep.sweep import Plan, Range, Setting, load_spec, load_text, make_plan
 from bnsweep.sweep.expansion import (
     Completer,
@@ -19,7 +21,7 @@ from bnsweep.sweep.expansion import (
     representatives,
     steps_of,
 )
-from bnsweep.trial import DATASETS, PARAMETERS, TrialConfig, complete_parameters
+from bnsweep.trial import TrialConfig
 
 
 def plan_of(parameters, **top):
@@ -336,8 +338,8 @@ def test_representatives_find_exactly_the_illegal_grids(found):
 
 def test_only_the_deciding_settings_decide():
     """What ``applies`` and defaults read must be among those that the expansion keeps apart."""
+    from bnsweep.parameters import _conflicts
     from bnsweep.sweep.expansion import DECIDING
-    from bnsweep.trial import _conflicts
 
     read = set()
 

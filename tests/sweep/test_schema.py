@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from bnsweep.errors import SpecError
+from bnsweep.names import NAMES
+from bnsweep.parameters import PARAMETERS
 from bnsweep.sweep import load_spec, schema
 from bnsweep.sweep.nodes import Mistakes, to_object
 from bnsweep.sweep.yaml_reader import parse_text
-from bnsweep.trial import NAMES, PARAMETERS
 
 VALIDATOR = Draft202012Validator(schema())
 GOOD = {"name": "a", "parameters": {"lr": [0.1, 0.2]}}

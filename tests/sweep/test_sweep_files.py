@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from bnsweep.names import NAMES
+from bnsweep.parameters import PARAMETERS, PROBES
 from bnsweep.sweep import load_spec, load_text, make_plan, schema
 from bnsweep.sweep.nodes import Mistakes, to_object
 from bnsweep.sweep.reference import fill, render
 from bnsweep.sweep.yaml_reader import parse_text
-from bnsweep.trial import NAMES, PARAMETERS, PROBES
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from bnsweep.models import StackedConv, StackedLinear
+from bnsweep.names import KERNELS, NAMES
 from bnsweep.training import PackTrainer
-from bnsweep.trial import KERNELS, NAMES
 
 B16 = torch.bfloat16
 NORMS = [norm for norm in NAMES["norm"] if norm != "instance"]

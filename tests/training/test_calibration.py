@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
+from bnsweep.names import KERNELS
 from bnsweep.training import calibrate
 from bnsweep.training import calibration as module
 from bnsweep.training.memory import available_bytes, peak_bytes, reset_peak
-from bnsweep.trial import KERNELS
 
 
 class Timed(module._Search):

@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
+from bnsweep.names import NAMES
 from bnsweep.training import COMPACT_EVERY
-from bnsweep.trial import NAMES, TrialState
+from bnsweep.trial import TrialState
 
 CASES = [
     *(("vgg", norm, "float32") for norm in NAMES["norm"]),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bnsweep.trial import NAMES
+from bnsweep.names import NAMES
 
 CASES = [
     pytest.param(network, norm, id=f"{network}-{norm}")

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from bnsweep.models import make_model
+from bnsweep.names import KERNELS, NAMES, DataFacts
 from bnsweep.training import PackTrainer
 from bnsweep.training.stack import MemberStack
-from bnsweep.trial import KERNELS, NAMES, DataFacts
 
 OTHERS = [kernel for kernel in KERNELS if kernel != "loop"]
 

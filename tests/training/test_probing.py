@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from bnsweep.names import NAMES
 from bnsweep.probes import gradient_landscape, internal_covariate_shift, linear_covariate_shift
 from bnsweep.training.probing import StepLoss
 from bnsweep.training.stack import MemberStack
-from bnsweep.trial import NAMES
 
 CASES = [
     pytest.param(network, norm, id=f"{network}-{norm}")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from bnsweep.names import NAMES
 from bnsweep.probes import (
     TheoryReading,
     activation_moments,
@@ -15,7 +16,6 @@ from bnsweep.probes import (
     internal_covariate_shift,
     moment_change,
 )
-from bnsweep.trial import NAMES
 
 CASES = [
     pytest.param(network, norm, id=f"{network}-{norm}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bnsweep.analysis.claims.catalogue import CATALOGUE, ClaimDefinition
 from bnsweep.errors import Mistake, SpecError
-from bnsweep.trial import PARAMETERS, complete_probes
+from bnsweep.parameters import PARAMETERS, complete_probes
 
 if TYPE_CHECKING:
     from bnsweep.sweep.spec import Claim, SweepSpec
