@@ -384,7 +384,10 @@ class PackWorker:
         hung = isinstance(error, (HangError, HungBefore))
         cause = "timeout" if hung else "memory" if out_of_memory(error) else "error"
         reason = str(error) if isinstance(error, HungBefore) else traceback.format_exc()
-        self._failure = abandon_pack(self.ledger, self._pack_id, reason, cause)
+        try:
+            self._failure = abandon_pack(self.ledger, self._pack_id, reason, cause)
+        except LedgerError as refused:  # by a full disk, or since another driver has the sweep
+            self._failure = Progress(self._pack_id, members, 0, 0, finished=True, error=str(refused))
 
 
 class HungBefore(Exception):
