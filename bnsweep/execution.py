@@ -186,11 +186,14 @@ class Execution:
         uri: str | None,
         begin: Callable[[int], None],
     ) -> Outcome:
-        """Train what is left, mirror it meanwhile, and report."""
+        """Train what is left, mirror it meanwhile, and report.
+
+        A Ctrl-C that the runner does not heed (the second one, or one while nothing is trained) ends it at once.
+        """
         from bnsweep.runners.environment import describe_driver
         from bnsweep.sweep.continuing import prune_states
 
-        finished, made, tracked = True, None, None
+        finished, made, tracked = found is None, None, None
         study: StudyMirrorProcess | None = None
         suggested = len(self.plan.trials)
         mirror = self._mirror = _start_mirror(self.ledger, uri)
@@ -210,9 +213,14 @@ class Execution:
         finally:
             if self.positions is not None:
                 self.positions.end("done" if finished and sys.exc_info()[0] is None else "interrupted")
-            if study:
+            at_once = sys.exc_info()[0] is KeyboardInterrupt
+            if study and at_once:
+                study.leave()
+            elif study:
                 self.tell(str(study.finish(STUDY_SECONDS if finished else STOP_SECONDS)))
-            if mirror:
+            if mirror and at_once:
+                mirror.leave()
+            elif mirror:
                 tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
         if self.spec.method == "optuna":
             self.plan = self.plan.with_suggestions(self.ledger)

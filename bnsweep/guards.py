@@ -73,8 +73,8 @@ def stop_on_request(ledger: Ledger) -> Iterator[None]:
                 if not ledger.stop_requested:
                     continue
                 ledger.clear_stop()
-            except LedgerError:
-                continue  # a store that is away for a while
+            except (LedgerError, OSError):
+                continue  # a store that is away for a while, or a disk that cannot be written
             else:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return

@@ -77,7 +77,7 @@ def quiet_environment() -> dict[str, str]:
 
 
 class MirrorProcess:
-    """A running mirror; always end it with :meth:`finish`.
+    """A running mirror; always end it with :meth:`finish`, or leave it with :meth:`leave`.
 
     Args:
         root: The ledger's folder.
@@ -156,6 +156,10 @@ class MirrorProcess:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+
+    def leave(self) -> None:
+        """Wait for nothing: it sends what is there, closes all runs, and ends by itself within a minute."""
+        self._drop()
 
     def finish(self, timeout: float | None = 60.0) -> Summary:
         """Tell it that the sweep is over, and wait until it has sent everything.

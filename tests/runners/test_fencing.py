@@ -159,4 +159,3 @@ def test_the_more_workers_are_lost_in_a_row_the_longer_is_the_pause() -> None:
     assert pause_after(searcher, clock, trial) == 0
     searcher.stands(Progress("a", 1, 1, 10))  # and no further since
     assert pause_after(searcher, clock, trial + "+") == 1
-
