@@ -118,7 +118,7 @@ def test_a_bucket_from_run_to_compare_with_a_driver_on_ray_killed_in_between(
     assert outcomes(found) == outcomes(Ledger(whole.root))
 
     assert main(["status", url, "--json"]) == 0
-    (status,) = json.loads(capsys.readouterr().out)
+    status = json.loads(capsys.readouterr().out)
     assert (status["state"], sum(status["states"].values())) == ("done", 16)
     assert main(["status", "--storage", s3.storage]) == 0
     assert main(["report", "tiny", "--storage", s3.storage]) == 0
