@@ -96,7 +96,7 @@ def test_the_second_signal_leaves_at_once(options: tuple[str, ...], start: Any, 
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     began = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     code = process.wait(60)
     seconds = time.monotonic() - began
     text = (tmp_path / "log").read_text()

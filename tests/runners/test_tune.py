@@ -5,10 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,31 +82,6 @@ def test_ray_gives_what_the_process_gives_on_two_workers_one_of_them_killed(
     assert not armed.exists(), "no worker was killed"
     assert len(set(pids)) >= 2
     assert records(tmp_path / "ray" / "tiny") == records(tmp_path / "local" / "tiny")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_signal_ends_within_ten_seconds_with_a_checkpoint(
-    number: signal.Signals, grid: dict[str, Any], write_sweep: Any, tmp_path: Path
-) -> None:
-    grid["parameters"]["steps"] = 20_000
-    file = write_sweep(grid)
-    command = [sys.executable, "-m", "bnsweep", "run", str(file), "--storage", str(tmp_path / "r")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "trials  " in line:
-            break
-    process.send_signal(number)
-    began = time.monotonic()
-    _, err = process.communicate(timeout=120)
-    seconds = time.monotonic() - began
-    assert process.returncode == 3, err
-    assert "Traceback" not in err
-    ledger = Ledger(tmp_path / "r" / "tiny")
-    steps = [found[0] for pack in ledger.open_packs() if (found := ledger.load_checkpoint(pack))]
-    assert steps
-    assert max(steps) > 0
-    assert seconds < 20, "ten for the workers, the rest for Ray to go and the report"
 
 
 def units(*packs: str) -> dict[str, Any]:
