@@ -54,8 +54,11 @@ STUDY_SECONDS = 15.0
 GIVE_UP_AFTER = 20
 """Trials that must fail, before any has come to a result, for a run to be given up."""
 
-STOP_SECONDS = 3.0
-"""How long an interrupted run waits for it: what is missing is sent by the next run, or by sync."""
+STOP_SECONDS = 2.0
+"""How long an interrupted run waits for either."""
+
+LEAVE_SECONDS = 60.0
+"""How long what an interrupted run has left behind goes on sending; the rest is for the next run, or sync."""
 
 
 class Runner(Protocol):
@@ -221,7 +224,7 @@ class Execution:
             if mirror and at_once:
                 mirror.leave()
             elif mirror:
-                tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
+                tracked = mirror.finish(*((MIRROR_SECONDS,) if finished else (LEAVE_SECONDS, STOP_SECONDS)))
         if self.spec.method == "optuna":
             self.plan = self.plan.with_suggestions(self.ledger)
         started = len(left) + len(self.plan.trials) - suggested

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bnsweep.errors import LedgerError
 
@@ -112,21 +113,33 @@ class _PackTrainable(tune.Trainable):
         self._called_in = True
         deadline = time.monotonic() + BARRIER_SECONDS
         while time.monotonic() < deadline:
-            if ray.get(self._barrier.call_in.remote(os.getpid())) >= self._workers:
+            count = _answer(self._barrier.call_in.remote(os.getpid()))
+            if count is None or count >= self._workers:
                 return
             time.sleep(0.1)
 
     def _held(self, deadline: float) -> bool:
         """Wait for the driver to have more to do; whether it has not."""
-        while self._hold is not None and ray.get(self._barrier.supplied.remote()) <= self._hold:
+        while self._hold is not None:
+            count = _answer(self._barrier.supplied.remote())
+            if count is not None and count > self._hold:
+                return False
             if time.monotonic() >= deadline:
-                return True
+                return count is not None  # without a barrier the driver is asked itself
             time.sleep(0.05)
         return False
 
     def cleanup(self) -> None:
         """Checkpoint what is under way, so that the next run goes on from here."""
         self._worker.suspend()
+
+
+def _answer(asked: Any) -> int | None:
+    """Return what the barrier answers; ``None`` where its process has died, which is no worker's fault."""
+    try:
+        return int(ray.get(asked))
+    except ray.exceptions.RayActorError:
+        return None
 
 
 class PackSearcher(Searcher):
@@ -327,7 +340,7 @@ class TuneRunner:
         """
         with driver_folder() as folder, _ray(folder):
             slots, most = self._slots()
-            barrier = ray.remote(num_cpus=0)(_Barrier).remote()
+            barrier = ray.remote(num_cpus=0, scheduling_strategy=_on_this_node())(_Barrier).remote()
             searcher = PackSearcher(source, min(most, source.width), barrier.supply.remote)
             self._fit(searcher, context, report, barrier, str(folder), min(slots, searcher.workers))
             if searcher.broken:
@@ -377,6 +390,11 @@ class TuneRunner:
             ),
         )
         tuner.fit()
+
+
+def _on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Place an actor on the driver's node, so that it is lost with the driver only."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
 def _machine_lost(cause: str) -> bool:

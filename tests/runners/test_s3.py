@@ -85,9 +85,9 @@ def test_a_bucket_from_run_to_compare_with_a_driver_on_ray_killed_in_between(
 ) -> None:
     """run on Ray, SIGKILL, resume, status, report, sync, confirm, compare: as in a folder, not killed."""
     tiny["parameters"] |= {
-        "norm": "batch", "lr": {"min": 0.01, "max": 1.0, "distribution": "log_uniform_values"}, "steps": 400,
+        "norm": "batch", "lr": {"min": 0.01, "max": 1.0, "distribution": "log_uniform_values"}, "steps": 200,
     }  # fmt: skip
-    tiny |= {"method": "random", "search": {"num_trials": 8}, "storage": s3.storage}
+    tiny |= {"method": "random", "search": {"num_trials": 4}, "storage": s3.storage}
     tiny["resources"] = {"pack_size": 2, "kernel": "grouped", "max_concurrent": 2}
     tiny["tracking"] = {"uri": f"sqlite:///{tmp_path}/mlflow.db"}
     mark = uuid.uuid4().hex
@@ -108,7 +108,7 @@ def test_a_bucket_from_run_to_compare_with_a_driver_on_ray_killed_in_between(
         kill(marked(mark))  # the workers and the mirror: a machine that went down
     url = f"{s3.storage}/tiny"
     ledger = Ledger(url)
-    assert ledger.pack_ids() and len(ledger.done()) < 16, "it was killed too late"
+    assert ledger.pack_ids() and len(ledger.done()) < 8, "it was killed too late"
     before = {record.trial_id: record.written_at for record in ledger.records()}
     assert main(["resume", url, "--in-process"]) == 0
     capsys.readouterr()
@@ -119,13 +119,13 @@ def test_a_bucket_from_run_to_compare_with_a_driver_on_ray_killed_in_between(
 
     assert main(["status", url, "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
-    assert (status["state"], sum(status["states"].values())) == ("done", 16)
+    assert (status["state"], sum(status["states"].values())) == ("done", 8)
     assert main(["status", "--storage", s3.storage]) == 0
     assert main(["report", "tiny", "--storage", s3.storage]) == 0
     assert (found.root / "report" / "report.html").read_text().startswith("<!DOCTYPE html>")
     capsys.readouterr()
     assert main(["sync", url]) == 0
-    assert "16" in capsys.readouterr().out
+    assert "8 trials" in capsys.readouterr().out
     assert main(["confirm", url, "--top", "1", "--seeds", "2", "--in-process"]) == 0
     capsys.readouterr()
     assert main(["compare", url, "tiny-confirm", "--storage", s3.storage]) in (0, 2)

@@ -1,0 +1,131 @@
+"""What it takes to go on with a large sweep: time and memory until the first new trial trains.
+
+``python -m benchmarks.resume`` makes a ledger in which all trials but one condition's are done, calls
+``bnsweep resume`` in a process of its own, in this process's folder and (``--s3``) in a bucket of a server on
+127.0.0.1 started for it, and measures from outside until the driver says that training begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.platform import content, environment, line, memory_of, write_ledger
+
+__all__ = ["Resumed", "bucket", "resume"]
+
+
+class Resumed:
+    """How a resumed run began: wall seconds until it trained, peak memory in MB, trials it had to run."""
+
+    def __init__(self, seconds: float, megabytes: float, left: int) -> None:
+        self.seconds, self.megabytes, self.left = seconds, megabytes, left
+
+
+def resume(root: str, log: Path) -> Resumed:
+    """Call ``bnsweep resume`` on a ledger; stop it as soon as it trains."""
+    with log.open("wb") as output:
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bnsweep", "resume", root, "--in-process"], env=environment(),
+            stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+        try:
+            while not re.search(rb"\d+/\d+ trials", log.read_bytes()):
+                if process.poll() is not None:
+                    raise SystemExit(f"resume ended with {process.returncode}: {log.read_text()}")
+                time.sleep(0.02)
+            seconds, peak = time.monotonic() - began, memory_of(process.pid, "VmHWM") / 1024
+        finally:
+            process.kill()
+            process.wait()
+    left = next(text for text in log.read_text().splitlines() if "to run" in text)
+    return Resumed(seconds, peak, int(left.split(" to run")[0].split()[-1]))
+
+
+def unfinished(trials: int, storage: Any) -> tuple[str, int]:
+    """Make a ledger in which one condition is not done; return its address and how many trials it has."""
+    from bnsweep import api
+    from bnsweep.sweep import to_yaml
+    from bnsweep.sweep.ledger import Ledger
+
+    made = content(trials) | {"tracking": {"uri": "none"}, "resources": {"pack_size": 8, "kernel": "grouped"}}
+    root, _ = write_ledger(made, storage)
+    ledger, plan = Ledger(root), api.plan(made)
+    spec = api.load(made)
+    from bnsweep.matching import stored_plan
+
+    ledger.write_sweep(to_yaml(made), stored_plan(spec, plan))
+    for trial in plan.trial_ids[-len(plan.seeds) :]:
+        for name in ("record.json", "curves.parquet"):
+            (ledger.root / "trials" / trial / name).unlink()
+    return str(root), plan.count
+
+
+@contextmanager
+def bucket(folder: Path) -> Iterator[str]:
+    """Start an S3 server on 127.0.0.1; give the address of a folder of results in it."""
+    server = Path(__file__).parent.parent / "tests" / "s3_server.py"
+    process = subprocess.Popen(
+        [sys.executable, str(server)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    endpoint = f"http://127.0.0.1:{int(process.stdout.readline())}"
+    os.environ |= {
+        "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "XDG_CACHE_HOME": str(folder / "cache"),
+    }  # fmt: skip
+    request = urllib.request.Request(f"{endpoint}/benchmark", method="PUT")
+    with urllib.request.urlopen(request, timeout=30):
+        pass
+    try:
+        yield "s3://benchmark/results"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def show(trials: int, storage: Any, where: str, folder: Path) -> None:
+    """Measure a first and a second resume, and print them."""
+    began = time.monotonic()
+    root, count = unfinished(trials, storage)
+    line(f"{where}: ledger of {count} trials made in (s)", f"{time.monotonic() - began:.0f}")
+    for turn in ("first", "second"):
+        found = resume(root, folder / f"{turn}.log")
+        line(
+            f"  {turn} resume, {found.left} left: wall until it trains (s), peak (MB)",
+            f"{found.seconds:.1f} {found.megabytes:.0f}", "goal < 10, < 500",
+        )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--s3", action="store_true", help="in a bucket too")
+    options = parser.parse_args()
+    print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} before, {time.strftime('%Y-%m-%d')}")
+    folder = Path(tempfile.mkdtemp(prefix="bnsweep-resume-"))
+    try:
+        show(8, folder / "small", "what starting takes", folder)
+        show(options.trials, folder / "results", "folder", folder)
+        if options.s3:
+            with bucket(folder) as storage:
+                show(options.trials, storage, "bucket", folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
