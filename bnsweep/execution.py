@@ -191,7 +191,7 @@ class Execution:
     ) -> Outcome:
         """Train what is left, mirror it meanwhile, and report.
 
-        A Ctrl-C that the runner does not heed (the second one, or one while nothing is trained) ends it at once.
+        A Ctrl-C that the runner does not heed ends it at once: the second one, or one while nothing trains.
         """
         from bnsweep.runners.environment import describe_driver
         from bnsweep.sweep.continuing import prune_states

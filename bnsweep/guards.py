@@ -42,9 +42,9 @@ def changes_since(spec: SweepSpec, wanted: Plan, before: Ledger) -> Changes:
     old = [trial.config for trial in before.planned()]
     found = compare_plans(old, wanted.trials, done, sample.results_version if sample else None)
     found += compare_environments(before.environment(), describe_driver())
-    if sample and (was := str(sample.environment.get("device", "")).partition(":")[0]):
-        now = device_type(spec)
-        found += Changes((f"device: {was} -> {now}",) if was != now else ())
+    trained_on = str(sample.environment.get("device", "")).partition(":")[0] if sample else ""
+    if trained_on and trained_on != device_type(spec):
+        found += Changes((f"device: {trained_on} -> {device_type(spec)}",))
     was, own = (FrozenClaims.of_plan(plan) for plan in (before.plan(), {"claims": claims_of(spec, before)}))
     if done and was.hash and own.hash != was.hash:
         found += Changes((), ("the claims or their thresholds",))

@@ -18,10 +18,10 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bnsweep.errors import LedgerError
 
+from .barrier import answer, make_barrier
 from .cluster import Cluster
 from .joining import prepare_tune, start_ray
 from .leftovers import driver_folder, ray_folder
@@ -49,27 +49,6 @@ MOST_WORKERS = 1000
 """Most workers that are asked for at once of a cluster that grows."""
 
 Report = Callable[[Progress], None]
-
-
-class _Barrier:
-    """Counts the workers that have called in, so that none finishes before all have started.
-
-    Later it holds workers for which there is nothing to do yet, until the driver has more.
-    """
-
-    def __init__(self) -> None:
-        self.seen: set[int] = set()
-        self.supplies = 0
-
-    def call_in(self, pid: int) -> int:
-        self.seen.add(pid)
-        return len(self.seen)
-
-    def supply(self) -> None:
-        self.supplies += 1
-
-    def supplied(self) -> int:
-        return self.supplies
 
 
 class _PackTrainable(tune.Trainable):
@@ -113,7 +92,7 @@ class _PackTrainable(tune.Trainable):
         self._called_in = True
         deadline = time.monotonic() + BARRIER_SECONDS
         while time.monotonic() < deadline:
-            count = _answer(self._barrier.call_in.remote(os.getpid()))
+            count = answer(self._barrier.call_in.remote(os.getpid()))
             if count is None or count >= self._workers:
                 return
             time.sleep(0.1)
@@ -121,7 +100,7 @@ class _PackTrainable(tune.Trainable):
     def _held(self, deadline: float) -> bool:
         """Wait for the driver to have more to do; whether it has not."""
         while self._hold is not None:
-            count = _answer(self._barrier.supplied.remote())
+            count = answer(self._barrier.supplied.remote())
             if count is not None and count > self._hold:
                 return False
             if time.monotonic() >= deadline:
@@ -132,14 +111,6 @@ class _PackTrainable(tune.Trainable):
     def cleanup(self) -> None:
         """Checkpoint what is under way, so that the next run goes on from here."""
         self._worker.suspend()
-
-
-def _answer(asked: Any) -> int | None:
-    """Return what the barrier answers; ``None`` where its process has died, which is no worker's fault."""
-    try:
-        return int(ray.get(asked))
-    except ray.exceptions.RayActorError:
-        return None
 
 
 class PackSearcher(Searcher):
@@ -340,7 +311,7 @@ class TuneRunner:
         """
         with driver_folder() as folder, _ray(folder):
             slots, most = self._slots()
-            barrier = ray.remote(num_cpus=0, scheduling_strategy=_on_this_node())(_Barrier).remote()
+            barrier = make_barrier()
             searcher = PackSearcher(source, min(most, source.width), barrier.supply.remote)
             self._fit(searcher, context, report, barrier, str(folder), min(slots, searcher.workers))
             if searcher.broken:
@@ -390,11 +361,6 @@ class TuneRunner:
             ),
         )
         tuner.fit()
-
-
-def _on_this_node() -> NodeAffinitySchedulingStrategy:
-    """Place an actor on the driver's node, so that it is lost with the driver only."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
 def _machine_lost(cause: str) -> bool:

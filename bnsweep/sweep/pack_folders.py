@@ -254,7 +254,7 @@ class PackFolders(SweepFolder):
         inside = self.root / "packs"
         if isinstance(inside, Path):
             for name in filter(NAME.fullmatch, names_in(inside)):
-                with suppress(LedgerError):  # a disk that refuses: it harms nobody, and goes with the next driver
+                with suppress(LedgerError):  # it harms nobody, and goes with the next driver
                     if not self.has_pack(name):
                         remove_folder(inside / name, self._scratch, first=_PACK)
         else:

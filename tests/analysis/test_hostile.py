@@ -1,4 +1,4 @@
-"""Whoever wrote the sweep file or the ledger gets no script into the report, and no path out of its folder."""
+"""Whoever wrote the sweep file or the ledger gets no script into the report."""
 
 from __future__ import annotations
 
@@ -55,8 +55,12 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in ("script", "iframe", "a", "svg", "object", "embed", "form", "link", "base"):
             self.found.append((tag, ""))
-        self.found += [(tag, name) for name, _ in attrs if name.startswith("on") or name in ("href", "srcdoc")]
-        self.found += [(tag, value) for name, value in attrs if name == "src" and not str(value).startswith("data:")]
+        self.found += [
+            (tag, name) for name, _ in attrs if name.startswith("on") or name in ("href", "srcdoc")
+        ]
+        self.found += [
+            (tag, value) for name, value in attrs if name == "src" and not str(value).startswith("data:")
+        ]
 
     def handle_data(self, data: str) -> None:
         self.text += data

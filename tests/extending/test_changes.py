@@ -90,7 +90,9 @@ def test_other_numbers_of_the_code_are_refused_until_accepted(
         api.resume("tiny", storage=str(tmp_path))
     assert files(root) == before and (root / "plan.json").read_bytes() == plan
     outcome, said = sweeps.run(short, tmp_path, accept_changes=True)
-    assert outcome.started == 4 and any(line.startswith("changed, and accepted: the numbers") for line in said)
+    assert outcome.started == 4 and any(
+        line.startswith("changed, and accepted: the numbers") for line in said
+    )
     assert before.items() <= files(root).items()
 
 
@@ -119,7 +121,9 @@ def test_other_contents_of_the_data_are_refused_until_accepted(
     pictures(tmp_path / "pictures", shift=1)
     with pytest.raises(BnsweepError, match=f"the contents of data set image_folder .*{CHOICE}"):
         sweeps.run(short, tmp_path)
-    with pytest.raises(BnsweepError, match=r"the contents of data set image_folder changed.*--accept-changes"):
+    with pytest.raises(
+        BnsweepError, match=r"the contents of data set image_folder changed.*--accept-changes"
+    ):
         api.resume("tiny", storage=str(tmp_path))
     assert files(root) == before and (root / "plan.json").read_bytes() == plan
     outcome, _ = sweeps.run(short, tmp_path, accept_changes=True)
