@@ -85,7 +85,8 @@ def bucket(folder: Path) -> Iterator[str]:
     os.environ |= {
         "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "XDG_CACHE_HOME": str(folder / "cache"),
+        "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "XDG_CACHE_HOME": str(folder / "cache"),
     }  # fmt: skip
     request = urllib.request.Request(f"{endpoint}/benchmark", method="PUT")
     with urllib.request.urlopen(request, timeout=30):

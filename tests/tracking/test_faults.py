@@ -253,7 +253,7 @@ def test_a_mirror_that_is_left_sends_the_rest_by_itself(
 ) -> None:
     """Whoever was interrupted does not wait for it; it hears no more of anybody, and closes every run."""
     ledger = full_ledger("left")
-    proxy.script = lambda number, path: faults.status(503) if number < 12 else None
+    proxy.script = lambda number, path: faults.status(503) if number < 4 else None
     following = start_mirror(ledger.root, proxy.uri)
     until(lambda: len(proxy.asked) > 0)
     began = time.monotonic()
