@@ -77,7 +77,8 @@ def test_nothing_in_the_page_is_a_tag_of_the_users(page: Path) -> None:
 def title_in_chromium(path: Path, tmp_path: Path) -> str:
     """Open a page in a real browser, let its scripts run, and return its title."""
     words = [
-        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--no-first-run",
         f"--user-data-dir={tmp_path}/chromium", "--virtual-time-budget=3000", "--dump-dom", f"file://{path}",
     ]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)

@@ -1,4 +1,4 @@
-"""Workers, nodes and the head of a real Ray cluster, killed without a word; the training code's own journal judges.
+"""Workers, nodes and the head of a real Ray cluster killed without a word, judged by a journal.
 
 ``make test-cluster`` runs these: a head and two nodes of one CPU each, as processes of this machine.
 """
@@ -11,6 +11,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,10 @@ class Lab:
         """The journal since the driver was started first."""
         return journal.read(self.journal)[self.begun :]
 
+    def train(self, but: int, since: int) -> bool:
+        """Tell whether two workers train, the one with this process id not counted."""
+        return len({one.pid for one in self.steps()[since:]} - {but}) >= 2
+
     def wait(self, true: Callable[[], Any], run: Run, what: str, patience: float = 240) -> None:
         end = time.monotonic() + patience
         while not true():
@@ -128,7 +133,7 @@ def outcomes(root: Any) -> dict[str, str]:
 
 
 def judge(lab: Lab, storage: Path, whole: dict[str, str], new: int) -> None:
-    """Nothing missing, double, failed or different; at most a checkpoint interval repeated, by the journal."""
+    """Nothing missing, double, failed or different; at most a checkpoint interval repeated."""
     ledger = Ledger(storage / "grid")
     assert outcomes(ledger.root) == whole
     assert [path for path in ledger.root.glob("trials/*/failure.*.json")] == []
@@ -142,9 +147,8 @@ def judge(lab: Lab, storage: Path, whole: dict[str, str], new: int) -> None:
     assert len({one.attempt for one in entries}) >= 4 + new
     assert not any(one.backwards for one in repeated)
     slowest = max(one.overdue for one in repeated) if repeated else 0.0
-    print(
-        f"\n{len(repeated)} attempts repeated {sum(one.steps for one in repeated)} steps; {slowest:.2f} s at most"
-    )
+    steps = sum(one.steps for one in repeated)
+    print(f"\n{len(repeated)} attempts repeated {steps} steps; {slowest:.2f} s at most")
     assert slowest <= INTERVAL + 0.1
 
 
@@ -161,10 +165,7 @@ def test_a_worker_killed_in_the_middle_of_a_step_goes_on_from_its_checkpoint(
     for _ in range(2):
         victim = lab.steps()[-1].pid
         os.kill(victim, signal.SIGKILL)
-        began = len(lab.steps())
-        lab.wait(
-            lambda: len({one.pid for one in lab.steps()[began:] if one.pid != victim}) >= 2, run, "another"
-        )
+        lab.wait(partial(lab.train, victim, len(lab.steps())), run, "another worker")
     assert ended(run) == 0, run.log.read_text()
     judge(lab, tmp_path / "r", whole, new=2)
 

@@ -1,4 +1,4 @@
-"""What changed since the last run is shown before anything goes on, and refused where it would change results."""
+"""What changed since the last run is shown, and refused where it would change what results mean."""
 
 from __future__ import annotations
 

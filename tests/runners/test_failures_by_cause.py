@@ -80,8 +80,8 @@ HOLDING = "sum(range(10**15))"
 def run_alone(file: Path, storage: Path) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "bnsweep", "run", str(file), "--in-process", "--storage", str(storage)]
     return subprocess.run(
-        words, capture_output=True, text=True, timeout=200, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        check=False,
+        words, capture_output=True, text=True, timeout=200, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ def contents(ledger: Ledger) -> dict[str, bytes]:
 
 
 def test_a_worker_of_a_replaced_driver_changes_nothing_of_an_open_pack(opened: Any) -> None:
-    """Its driver is gone, another one is at the pack: no checkpoint, reading, failure or end of the late one."""
+    """Its driver is gone, another one is at the pack: it writes no checkpoint, failure or end."""
     ledger, pack = opened
     with ledger.exclusive():
         first = ledger.epoch

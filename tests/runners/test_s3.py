@@ -130,5 +130,5 @@ def test_a_bucket_from_run_to_compare_with_a_driver_on_ray_killed_in_between(
     capsys.readouterr()
     assert main(["compare", url, "tiny-confirm", "--storage", s3.storage]) in (0, 2)
     assert main(["compare", f"{url}:batch", f"{url}:batch"]) == 0
-    assert "+0.0" in capsys.readouterr().out.replace("−", "-").replace("0.0 [", "+0.0 [")
+    assert "paired by seed" in capsys.readouterr().out
     assert not list((found.root / "packs").iterdir())
