@@ -74,6 +74,30 @@ def test_nothing_in_the_page_is_a_tag_of_the_users(page: Path) -> None:
     assert NORM in tags.text
 
 
+def test_no_text_of_the_ledgers_names_a_file(tmp_path: Path, synthetic: Any) -> None:
+    """Values that look like paths: the report writes below its own folder, under names of its own."""
+    up = "../../../../up"
+    sound = [TrialConfig.create({"lr": lr, "seed": seed}) for lr in (0.1, 0.2) for seed in range(2)]
+    plan = [
+        replace(one, parameters={**one.parameters, "norm": norm, "dataset": data, "model": up, "noise": up})
+        for norm in ("none", up, "/tmp/bnsweep-up")
+        for data in ("digits", up)
+        for one in sound
+    ]
+    rows = [(step, name, 1, 0.5, synthetic.TIME) for step in (0, 10) for name in ("ics/l2", f"{up}/x")]
+    ledger = synthetic.build(
+        tmp_path / "in" / "results",
+        plan,
+        lambda one: synthetic.Outcome({"test_accuracy": 0.8, up: 1.0}, rows),
+    )
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    make_report(ledger)
+    made = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert made and all(path.is_relative_to(ledger.root / "report") for path in made)
+    assert all(re.fullmatch(r"[a-z0-9_.-]+", path.name) for path in made), sorted(path.name for path in made)
+    assert not Path("/tmp/bnsweep-up").exists()
+
+
 def title_in_chromium(path: Path, tmp_path: Path) -> str:
     """Open a page in a real browser, let its scripts run, and return its title."""
     words = [
