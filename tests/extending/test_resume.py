@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bnsweep import api
@@ -181,6 +181,8 @@ STRANGE = st.one_of(
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(name="", arm="\x1b[2J", known=True)
+@example(name="../out", arm="../out", known=False)
 @given(name=STRANGE, arm=STRANGE, known=st.booleans())
 def test_no_arm_and_no_folder_of_a_report_leads_out_of_the_storage(
     name: str, arm: str, known: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
