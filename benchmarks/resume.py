@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.platform import content, cpu_of, environment, line, memory_of, write_ledger
+from benchmarks.platform import call, content, cpu_of, environment, line, memory_of, write_ledger
 
 __all__ = ["Resumed", "bucket", "resume"]
 
@@ -117,6 +117,8 @@ def show(trials: int, storage: Any, where: str, folder: Path) -> None:
         f"{found.seconds:.1f}, {found.cpu:.1f}", "goal < 10",
     )  # fmt: skip
     line("  driver's peak memory until then (MB)", f"{found.megabytes:.0f}", "goal < 500")
+    spent = call("bnsweep", "status", root)
+    line("  status after it: wall, CPU (s)", f"{spent.wall:.1f}, {spent.cpu:.1f}")
 
 
 def main() -> None:
