@@ -1,4 +1,4 @@
-"""Workers, nodes and the head of a real Ray cluster killed without a word, judged by a journal.
+"""Workers and a node of a real Ray cluster killed without a word, judged by a journal of what trained.
 
 ``make test-cluster`` runs these: a head and two nodes of one CPU each, as processes of this machine.
 """
@@ -176,46 +176,4 @@ def test_a_node_that_is_gone_leaves_its_packs_to_the_other(
     run = lab.start(tmp_path / "r")
     assert lab.cluster.kill_node(lab.cluster.nodes[0])
     assert ended(run) == 0, run.log.read_text()
-    judge(lab, tmp_path / "r", whole, new=1)
-
-
-def test_without_any_node_the_run_waits_and_goes_on_when_one_is_back(
-    lab: Lab, whole: dict[str, str], tmp_path: Path
-) -> None:
-    while len(lab.cluster.nodes) < 2:
-        lab.cluster.add()
-    run = lab.start(tmp_path / "r")
-    for node in list(lab.cluster.nodes):
-        assert lab.cluster.kill_node(node)
-    time.sleep(1)
-    done = len(lab.steps())
-    time.sleep(60)
-    assert run.code is None, run.log.read_text()
-    assert len(lab.steps()) == done
-    assert Ledger(tmp_path / "r" / "grid").failed() == {}
-    lab.cluster.add()
-    assert ended(run) == 0, run.log.read_text()
-    judge(lab, tmp_path / "r", whole, new=2)
-
-
-def test_a_head_that_is_gone_ends_the_driver_and_a_new_cluster_goes_on(
-    lab: Lab, whole: dict[str, str], tmp_path: Path
-) -> None:
-    while len(lab.cluster.nodes) < 2:
-        lab.cluster.add()
-    run = lab.start(tmp_path / "r")
-    assert kill(marked(lab.cluster.head, "BNSWEEP_NODE"))
-    began = time.monotonic()
-    code = run.wait(120)
-    seconds = time.monotonic() - began
-    print(f"\nthe driver ended with {code} after {seconds:.0f} s: {run.log.read_text()[-600:]}")
-    assert code not in (None, 0)
-    assert seconds < 90
-    ledger = Ledger(tmp_path / "r" / "grid")
-    assert ledger.open_packs() and ledger.failed() == {} and ledger.warnings == []
-    begun = lab.begun
-    lab.cluster.start()
-    again = lab.start(tmp_path / "r")
-    lab.begun = begun
-    assert ended(again) == 0, again.log.read_text()
     judge(lab, tmp_path / "r", whole, new=1)
