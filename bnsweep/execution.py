@@ -56,8 +56,11 @@ STUDY_SECONDS = 15.0
 GIVE_UP_AFTER = 20
 """Trials that must fail, before any has come to a result, for a run to be given up."""
 
-STOP_SECONDS = 3.0
-"""How long an interrupted run waits for it: what is missing is sent by the next run, or by sync."""
+STOP_SECONDS = 2.0
+"""How long an interrupted run waits for either."""
+
+LEAVE_SECONDS = 60.0
+"""How long what an interrupted run has left behind goes on sending; the rest is for the next run, or sync."""
 
 
 class Runner(Protocol):
@@ -188,11 +191,14 @@ class Execution:
         uri: str | None,
         begin: Callable[[int], None],
     ) -> Outcome:
-        """Train what is left, mirror it meanwhile, and report."""
+        """Train what is left, mirror it meanwhile, and report.
+
+        A Ctrl-C that the runner does not heed ends it at once: the second one, or one while nothing trains.
+        """
         from bnsweep.runners.environment import describe_driver
         from bnsweep.sweep.continuing import prune_states
 
-        finished, made, tracked = True, None, None
+        finished, made, tracked = found is None, None, None
         study: StudyMirrorProcess | None = None
         suggested = len(self.plan.trials)
         mirror = self._mirror = _start_mirror(self.ledger, uri)
@@ -212,10 +218,15 @@ class Execution:
         finally:
             if self.positions is not None:
                 self.positions.end("done" if finished and sys.exc_info()[0] is None else "interrupted")
-            if study:
+            at_once = sys.exc_info()[0] is KeyboardInterrupt
+            if study and at_once:
+                study.leave()
+            elif study:
                 self.tell(str(study.finish(STUDY_SECONDS if finished else STOP_SECONDS)))
-            if mirror:
-                tracked = mirror.finish(MIRROR_SECONDS if finished else STOP_SECONDS)
+            if mirror and at_once:
+                mirror.leave()
+            elif mirror:
+                tracked = mirror.finish(*((MIRROR_SECONDS,) if finished else (LEAVE_SECONDS, STOP_SECONDS)))
         if self.spec.method == "optuna":
             self.plan = self.plan.with_suggestions(self.ledger)
         started = len(left) + len(self.plan.trials) - suggested

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.errors import BnsweepError, LedgerError
+from bnsweep.execution import device_type
 from bnsweep.sweep import Plan, SweepSpec
 from bnsweep.sweep.changes import Changes, compare_environments, compare_plans
 
@@ -41,6 +42,9 @@ def changes_since(spec: SweepSpec, wanted: Plan, before: Ledger) -> Changes:
     old = [trial.config for trial in before.planned()]
     found = compare_plans(old, wanted.trials, done, sample.results_version if sample else None)
     found += compare_environments(before.environment(), describe_driver())
+    trained_on = str(sample.environment.get("device", "")).partition(":")[0] if sample else ""
+    if trained_on and trained_on != device_type(spec):
+        found += Changes((f"device: {trained_on} -> {device_type(spec)}",))
     was, own = (FrozenClaims.of_plan(plan) for plan in (before.plan(), {"claims": claims_of(spec, before)}))
     if done and was.hash and own.hash != was.hash:
         found += Changes((), ("the claims or their thresholds",))
@@ -73,8 +77,8 @@ def stop_on_request(ledger: Ledger) -> Iterator[None]:
                 if not ledger.stop_requested:
                     continue
                 ledger.clear_stop()
-            except LedgerError:
-                continue  # a store that is away for a while
+            except (LedgerError, OSError):
+                continue  # a store that is away for a while, or a disk that cannot be written
             else:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return

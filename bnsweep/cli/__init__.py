@@ -35,7 +35,17 @@ class _Parser(argparse.ArgumentParser):
     """Ends with exit code 2 and one line, as every wrong call does."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"bnsweep: {message}; see {self.prog} --help\n")
+        self.exit(2, f"bnsweep: {_harmless(message)}; see {self.prog} --help\n")
+
+
+def _harmless(text: str) -> str:
+    r"""Return a message without what a terminal would obey: names and files may hold anything.
+
+    Example:
+        >>> _harmless("no sweep \x1b[2J\nfound")
+        'no sweep ?[2J\nfound'
+    """
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +103,7 @@ def _call(found: argparse.Namespace) -> int:
         text = str(error)
         if isinstance(error, SpecError) and len(error.mistakes) > 1:
             text = f"{len(error.mistakes)} mistakes; nothing was started\n{text}"
-        print(f"bnsweep: {text}", file=sys.stderr)
+        print(f"bnsweep: {_harmless(text)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("bnsweep: interrupted", file=sys.stderr)

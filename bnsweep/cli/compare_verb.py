@@ -22,7 +22,19 @@ def call(arguments: argparse.Namespace) -> int:
 
     sides = []
     for text in (arguments.first, arguments.second):
-        name, _, arm = text.partition(":")
+        name, arm = _parts(text)
         sides.append(Side(Results.read(api.find_ledger(name, arguments.storage)), arm))
     print("\n".join(compare(*sides)))
     return 0
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """Return the sweep and the arm that a word names.
+
+    Example:
+        >>> _parts("quickstart:batch"), _parts("s3://bucket/quickstart:mynorms:make")
+        (('quickstart', 'batch'), ('s3://bucket/quickstart', 'mynorms:make'))
+    """
+    scheme, mark, rest = text.rpartition("://")
+    name, _, arm = rest.partition(":")
+    return scheme + mark + name, arm

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bnsweep.errors import BnsweepError
 
 if TYPE_CHECKING:
-    from bnsweep.sweep import SweepSpec
+    from bnsweep.sweep import Plan, SweepSpec
     from bnsweep.sweep.forecast import Forecast
     from bnsweep.sweep.ledger import Ledger
 
@@ -45,10 +45,12 @@ def call(arguments: argparse.Namespace) -> int:
     plan = api.plan(spec)
     folder = api.storage_folder(spec, arguments.storage)
     known = (folder / spec.name / "ledger.json").exists()
-    done = Ledger.open(folder, spec.name).done() & set(plan.trial_ids) if known else set()
+    ledger = Ledger.open(folder, spec.name) if known else None
+    left = _Left(plan, ledger)
+    done = left.done
     forecast = None if plan.unprepared else api.forecast(spec, arguments.storage)
     if arguments.json:
-        content = {**plan.to_dict(), "done": sorted(done), "left": plan.count - len(done)}
+        content = {**plan.to_dict(), "done": sorted(done), "left": plan.count - len(done)} | left.counts()
         print(json.dumps(content | {"forecast": forecast.to_dict() if forecast else None}, indent=1))
         return 0
     print(f"{plan.name}: {plan.count} trials = {plan.condition_count} conditions x {len(plan.seeds)} seeds")
@@ -61,6 +63,8 @@ def call(arguments: argparse.Namespace) -> int:
     if plan.unprepared is not None:
         print(f"  no ids yet: run bnsweep data prepare {plan.unprepared}")
     print(f"  {len(done)} done, {plan.count - len(done)} to run; results in {folder / spec.name}")
+    for line in left.lines(spec):
+        print(f"  {line}")
     if forecast is not None and forecast.packs:
         print(f"  {describe(forecast)}")
     if spec.sequential is not None:
@@ -69,8 +73,61 @@ def call(arguments: argparse.Namespace) -> int:
             f"  sequential: {len(looks)} looks at most, at {', '.join(map(str, looks))} seeds; up to "
             f"{plan.condition_count * looks[-1]} trials"
         )
-    _claims(spec, Ledger.open(folder, spec.name) if known else None, arguments.power)
+    _claims(spec, ledger, arguments.power)
     return 0
+
+
+class _Left:
+    """What of a plan is left, set beside what was run before.
+
+    Args:
+        plan: The plan.
+        ledger: The sweep's, if it was ever run.
+
+    Attributes:
+        done: Trials of the plan that are done.
+        under_way: Those that a pack was opened for: they go on from its last checkpoint, if there is one.
+        failed: Those that failed, which run leaves alone.
+    """
+
+    def __init__(self, plan: Plan, ledger: Ledger | None) -> None:
+        self.plan, self.ledger = plan, ledger
+        self.done: set[str] = set()
+        self.under_way: set[str] = set()
+        self.failed: set[str] = set()
+        if ledger is not None and plan.unprepared is None:
+            ids = set(plan.trial_ids)
+            self.done = ids & ledger.done()
+            self.failed = ids & ledger.failed().keys()
+            opened = {str(trial) for pack in ledger.open_packs().values() for trial in pack["members"]}
+            self.under_way = ids & opened - self.done - self.failed
+
+    def counts(self) -> dict[str, int]:
+        """Return how many trials are under way, failed before, and are new."""
+        new = self.plan.count - len(self.done) - len(self.under_way) - len(self.failed)
+        return {"under_way": len(self.under_way), "failed": len(self.failed), "new": new}
+
+    def lines(self, spec: SweepSpec) -> list[str]:
+        """Say what a run would do with what was run before, and what has changed since."""
+        from bnsweep.extending import describe_starts, starts_of
+        from bnsweep.sweep.changes import compare_plans
+
+        if self.ledger is None or not (self.ledger.root / "plan.json").exists():
+            return []
+        counts = self.counts()
+        lines = []
+        if self.under_way or self.failed:
+            lines.append(
+                f"to run: {counts['under_way']} in packs under way go on, {counts['new']} are new"
+                + (f"; {counts['failed']} failed before: --retry-failed takes them up" if self.failed else "")
+            )
+        left = [trial for trial_id, trial in self.plan.by_id.items() if trial_id not in self.done]
+        lines += describe_starts(spec, starts_of(self.plan, self.ledger, left))
+        if spec.method != "optuna":
+            before = [trial.config for trial in self.ledger.planned()]
+            changed = compare_plans(before, self.plan.trials, self.ledger.done(), None)
+            lines += [f"changed: {line}" for line in (*changed.lines, *changed.grave)]
+        return lines
 
 
 def describe(forecast: Forecast) -> str:

@@ -21,6 +21,7 @@ from ray.tune.search import Searcher
 
 from bnsweep.errors import LedgerError
 
+from .barrier import answer, make_barrier
 from .cluster import Cluster
 from .joining import prepare_tune, start_ray
 from .leftovers import driver_folder, ray_folder
@@ -48,27 +49,6 @@ MOST_WORKERS = 1000
 """Most workers that are asked for at once of a cluster that grows."""
 
 Report = Callable[[Progress], None]
-
-
-class _Barrier:
-    """Counts the workers that have called in, so that none finishes before all have started.
-
-    Later it holds workers for which there is nothing to do yet, until the driver has more.
-    """
-
-    def __init__(self) -> None:
-        self.seen: set[int] = set()
-        self.supplies = 0
-
-    def call_in(self, pid: int) -> int:
-        self.seen.add(pid)
-        return len(self.seen)
-
-    def supply(self) -> None:
-        self.supplies += 1
-
-    def supplied(self) -> int:
-        return self.supplies
 
 
 class _PackTrainable(tune.Trainable):
@@ -112,15 +92,19 @@ class _PackTrainable(tune.Trainable):
         self._called_in = True
         deadline = time.monotonic() + BARRIER_SECONDS
         while time.monotonic() < deadline:
-            if ray.get(self._barrier.call_in.remote(os.getpid())) >= self._workers:
+            count = answer(self._barrier.call_in.remote(os.getpid()))
+            if count is None or count >= self._workers:
                 return
             time.sleep(0.1)
 
     def _held(self, deadline: float) -> bool:
         """Wait for the driver to have more to do; whether it has not."""
-        while self._hold is not None and ray.get(self._barrier.supplied.remote()) <= self._hold:
+        while self._hold is not None:
+            count = answer(self._barrier.supplied.remote())
+            if count is not None and count > self._hold:
+                return False
             if time.monotonic() >= deadline:
-                return True
+                return count is not None  # without a barrier the driver is asked itself
             time.sleep(0.05)
         return False
 
@@ -327,7 +311,7 @@ class TuneRunner:
         """
         with driver_folder() as folder, _ray(folder):
             slots, most = self._slots()
-            barrier = ray.remote(num_cpus=0)(_Barrier).remote()
+            barrier = make_barrier()
             searcher = PackSearcher(source, min(most, source.width), barrier.supply.remote)
             self._fit(searcher, context, report, barrier, str(folder), min(slots, searcher.workers))
             if searcher.broken:

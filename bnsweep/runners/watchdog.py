@@ -66,6 +66,7 @@ class Watchdog:
         over = threading.Event()
         guard = threading.Thread(target=self._guard, args=(over,), name="watchdog", daemon=True)
         before = signal.signal(_SIGNAL, self._interrupt)
+        self._arm()  # a step may keep the guard from ever running
         guard.start()
         try:
             yield
@@ -91,14 +92,18 @@ class Watchdog:
             self._since = None
             raise HangError(f"a step took longer than {self.limit:g} s, its limit, and was ended here")
 
+    def _arm(self) -> None:
+        """End the process unless this is called again in time."""
+        with suppress(RuntimeError, OSError, ValueError):
+            faulthandler.dump_traceback_later(2 * self.limit + 5, exit=True, file=2)
+
     def _guard(self, over: threading.Event) -> None:
         main = threading.main_thread().ident
         assert main is not None
         asked: float | None = None
         while not over.wait(min(1.0, self.limit / 8)):
             since, limit = self._since, self.limit
-            with suppress(RuntimeError, OSError, ValueError):
-                faulthandler.dump_traceback_later(2 * limit + 5, exit=True, file=2)
+            self._arm()
             if since is None or time.monotonic() - since <= limit:
                 asked = None
             elif asked is None:

@@ -152,6 +152,7 @@ class PackWorker:
         prepare_process(self.context.threads)
         self._trainer = self._new_trainer()
         found = self.ledger.load_checkpoint(self._pack_id)
+        self._tell_of_lost_checkpoints(found[0] if found else 0)
         if found is None:
             if starts:
                 self._go_on(starts)
@@ -161,6 +162,13 @@ class PackWorker:
         self._sealed = int(content["sealed"])
         self._starts = dict(content.get("starts", {}))
         self._attempts = [*content["attempts"], {**self._attempts[0], "from_step": found[0]}]
+
+    def _tell_of_lost_checkpoints(self, step: int) -> None:
+        """Say where a pack goes on whose newest checkpoint, or each, is damaged or gone."""
+        damaged = [text for text in self.ledger.warnings if f"a checkpoint of pack {self._pack_id}" in text]
+        if damaged or (not step and self.ledger.sealed_files(self._pack_id)):
+            why = damaged[-1] if damaged else "no checkpoint of theirs is there"
+            self._note = f"{len(self._trials)} trials go on from step {step}: {why}"
 
     def _new_trainer(self) -> PackTrainer:
         from bnsweep.training import PackTrainer
@@ -384,7 +392,10 @@ class PackWorker:
         hung = isinstance(error, (HangError, HungBefore))
         cause = "timeout" if hung else "memory" if out_of_memory(error) else "error"
         reason = str(error) if isinstance(error, HungBefore) else traceback.format_exc()
-        self._failure = abandon_pack(self.ledger, self._pack_id, reason, cause)
+        try:
+            self._failure = abandon_pack(self.ledger, self._pack_id, reason, cause)
+        except LedgerError as refused:  # by a full disk, or since another driver has the sweep
+            self._failure = Progress(self._pack_id, members, 0, 0, finished=True, error=str(refused))
 
 
 class HungBefore(Exception):

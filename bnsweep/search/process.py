@@ -40,7 +40,7 @@ class Shown:
 
 
 class StudyMirrorProcess:
-    """A running mirror; always end it with :meth:`finish`.
+    """A running mirror; always end it with :meth:`finish`, or leave it with :meth:`leave`.
 
     Args:
         root: The ledger's folder.
@@ -73,6 +73,12 @@ class StudyMirrorProcess:
     def pid(self) -> int:
         """The mirror's process id."""
         return self._process.pid
+
+    def leave(self) -> None:
+        """Wait for nothing: it shows what is there, and ends by itself within a minute."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
 
     def finish(self, seconds: float | None = None) -> Shown:
         """Tell it that the search is over, and wait until all is shown or the time is up; never raises.

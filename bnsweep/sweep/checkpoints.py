@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from bnsweep.sweep.files import digest_file, encode_json, move_file, read_json, replace_bytes, scratch_file
@@ -45,7 +46,8 @@ def save(folder: Place, scratch: Place, step: int, write: Callable[[BinaryIO], o
         move_file(path, data)
     manifest = {"schema": SCHEMA, "step": step, "file": data.name, "bytes": size, "sha256": digest}
     replace_bytes(folder / f"checkpoint.{step}.json", encode_json(manifest), scratch)
-    _prune(folder)
+    with suppress(OSError):  # what cannot be deleted now is by the next one: this one is committed
+        _prune(folder)
 
 
 def _manifests(folder: Place) -> list[tuple[int, Place]]:

@@ -16,7 +16,7 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -170,12 +170,17 @@ def scratch_file(scratch: Place) -> Iterator[tuple[Path, BinaryIO]]:
     except LedgerError:
         raise
     except OSError as error:
-        raise LedgerError(
-            f"The results folder must be writable, but writing in {where.parent} failed: "
-            f"{error.strerror or error}. Free space or mend the permissions, then run again."
-        ) from error
+        raise _refused(f"writing in {where.parent}", error) from error
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be removed now goes with the next process that starts
+            path.unlink(missing_ok=True)
+
+
+def _refused(what: str, error: OSError) -> LedgerError:
+    return LedgerError(
+        f"The results folder must be writable, but {what} failed: {error.strerror or error}. Free space or "
+        "mend the permissions, then run again."
+    )
 
 
 def _fill(file: BinaryIO, content: bytes) -> None:
@@ -277,18 +282,23 @@ def remove_folder(folder: Place, scratch: Place, first: str) -> None:
         scratch: Folder for what is being removed, on the same file system.
         first: The file in it without which readers see no such folder; a store has no other way to
             remove several objects at once than to remove that one first.
+
+    Raises:
+        LedgerError: If the disk or the store refuses.
     """
     if isinstance(folder, ObjectPath):
         (folder / first).unlink(missing_ok=True)
         folder.remove_all()
         return
     assert isinstance(scratch, Path)
-    scratch.mkdir(exist_ok=True)
     doomed = scratch / f"{_HOST}.{os.getpid()}.{uuid.uuid4().hex}"
     try:
+        scratch.mkdir(exist_ok=True)
         folder.rename(doomed)
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise _refused(f"removing {folder}", error) from error
     shutil.rmtree(doomed, ignore_errors=True)
 
 

@@ -190,7 +190,8 @@ class Lease:
             return False
         for number in numbers:
             if number < epoch:
-                self._path(number).unlink(missing_ok=True)
+                with suppress(OSError):  # it is over, whether its file is there or not
+                    self._path(number).unlink(missing_ok=True)
         return True
 
     def _keep(self) -> None:

@@ -385,7 +385,11 @@ class Ledger(KeptFiles):
 
         Returns:
             The number of this failure, from 1.
+
+        Raises:
+            LedgerBusyError: If another process has taken over the sweep.
         """
+        self._fence()
         folder = self._make(self._trial(trial_id))
         content = {**details, "schema": SCHEMA, "trial_id": trial_id, "traceback": traceback}
         content.setdefault("written_at", now())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from bnsweep.errors import LedgerError, StorageError
@@ -204,8 +206,9 @@ class PackFolders(SweepFolder):
 
         Raises:
             ValueError: If ``signature`` or ``device`` is not a name like a sweep's.
-            LedgerError: If the disk refuses.
+            LedgerError: If the disk refuses, or another driver has taken over the sweep.
         """
+        self._fence()
         path = self._calibration(signature, device)
         self._make(path.parent)
         replace_bytes(path, encode_json({"schema": SCHEMA, **content}), self._scratch)
@@ -243,9 +246,18 @@ class PackFolders(SweepFolder):
             return None
 
     def sweep_packs(self) -> None:
-        """Remove what a process that was killed while it closed a pack has left of it in a store."""
-        if isinstance(self.root, ObjectPath):
-            inside = self.root / "packs"
+        """Remove what is left of closed packs.
+
+        In a store a process that was killed while it closed a pack leaves some of it; anywhere, a worker that
+        was taken for dead, and whose pack another one has finished, may have made a checkpoint since.
+        """
+        inside = self.root / "packs"
+        if isinstance(inside, Path):
+            for name in filter(NAME.fullmatch, names_in(inside)):
+                with suppress(LedgerError):  # it harms nobody, and goes with the next driver
+                    if not self.has_pack(name):
+                        remove_folder(inside / name, self._scratch, first=_PACK)
+        else:
             found = list(inside.walk())
             open_packs = {path.parent for path in found if path.name == _PACK}
             for path in found:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from bnsweep.errors import LedgerBusyError
@@ -74,7 +75,8 @@ class SearchLog:
             LedgerError: If the disk refuses.
         """
         entry = {"schema": SCHEMA, "event": event, **content, "written_at": now()}
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # the write says it
+            self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(len(self._events))
         if not link_bytes(path, encode_json(entry), self._scratch):
             raise LedgerBusyError(

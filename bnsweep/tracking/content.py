@@ -7,6 +7,7 @@ metrics: hundreds of per-layer ones make MLflow's UI unusable, so these travel a
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import math
 import re
@@ -256,6 +257,20 @@ def start_ms(record: Record) -> int:
     return min(map(milliseconds, started), default=milliseconds(record.written_at))
 
 
+def _as_text(text: str) -> str:
+    r"""Return text as Markdown that shows it as it is: no link, image, code or HTML of the user's.
+
+    Example:
+        >>> _as_text("<b> [x](javascript:1) `a_b`")
+        '&lt;b&gt; \\[x\\](javascript:1) \\`a\\_b\\`'
+    """
+    lines = (
+        re.sub(r"[\\`*_{}\[\]|~]", r"\\\g<0>", html.escape(line.strip(), quote=False))
+        for line in text.split("\n")
+    )
+    return "\n".join(re.sub(r"^[#+\-=:]", r"\\\g<0>", line) for line in lines)
+
+
 def describe(plan: Mapping[str, Any], experiment_id: str) -> str:
     """Return the parent run's description in Markdown, with links that filter the run table.
 
@@ -268,7 +283,10 @@ def describe(plan: Mapping[str, Any], experiment_id: str) -> str:
         query = f"tags.%60bnsweep.kind%60%20%3D%20%27{kind}%27"
         return f"[{text}](#/experiments/{experiment_id}/runs?searchFilter={query})"
 
-    lines = [clipped(str(plan.get("description") or "").strip(), _DESCRIPTION_LIMIT), ""]
+    text, room = str(plan.get("description") or "").strip(), _DESCRIPTION_LIMIT
+    while len(said := _as_text(clipped(text, room))) > _DESCRIPTION_LIMIT:
+        room = room * _DESCRIPTION_LIMIT // len(said)
+    lines = [said, ""]
     lines += [
         f"- {link('Conditions', 'condition')}: means over seeds; filter `tags.`bnsweep.kind` = 'condition'`",
         f"- {link('Trials', 'trial')}: one run a seed; filter `tags.`bnsweep.kind` = 'trial'`",

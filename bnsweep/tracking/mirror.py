@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.errors import BnsweepError, LedgerBusyError, LedgerError
@@ -367,7 +367,8 @@ def main(root: str, uri: str, follow: bool, report_only: bool, output: int) -> i
     """
 
     def say(content: dict[str, Any]) -> None:
-        os.write(output, (json.dumps(content) + "\n").encode())
+        with suppress(BrokenPipeError):  # who started us has gone: what is there is sent all the same
+            os.write(output, (json.dumps(content) + "\n").encode())
 
     orders = Orders(follow)
     try:

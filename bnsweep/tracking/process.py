@@ -77,7 +77,7 @@ def quiet_environment() -> dict[str, str]:
 
 
 class MirrorProcess:
-    """A running mirror; always end it with :meth:`finish`.
+    """A running mirror; always end it with :meth:`finish`, or leave it with :meth:`leave`.
 
     Args:
         root: The ledger's folder.
@@ -157,7 +157,11 @@ class MirrorProcess:
                 with contextlib.suppress(OSError):
                     stream.close()
 
-    def finish(self, timeout: float | None = 60.0) -> Summary:
+    def leave(self) -> None:
+        """Wait for nothing: it sends what is there, closes all runs, and ends by itself within a minute."""
+        self._drop()
+
+    def finish(self, timeout: float | None = 60.0, wait: float | None = None) -> Summary:
         """Tell it that the sweep is over, and wait until it has sent everything.
 
         Never raises for what is wrong with MLflow: the summary says it. A mirror that died is started
@@ -166,17 +170,21 @@ class MirrorProcess:
         Args:
             timeout: Seconds to go on trying; ``None`` is as long as it takes, unless the store
                 fails for a minute.
+            wait: Seconds to wait for that; then it is left to end by itself. By default until it has ended.
         """
         order = f"finish {float('inf') if timeout is None else timeout}\n".encode()
-        wait = None if timeout is None else timeout + _GRACE_S
+        patience = wait if wait is not None else None if timeout is None else timeout + _GRACE_S
         for _ in range(2):
             if not self.alive():
                 self._drop()
                 self._process = self._start()
             killed = False
             try:
-                output, _errors = self._process.communicate(order, wait)
+                output, _errors = self._process.communicate(order, patience)
             except subprocess.TimeoutExpired:
+                if wait is not None:
+                    self.leave()
+                    return unsent(self._ledger, self._uri, "being sent still")
                 self._process.kill()
                 output, _errors = self._process.communicate()
                 killed = True

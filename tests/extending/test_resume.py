@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bnsweep import api
@@ -170,3 +170,52 @@ def test_no_name_leads_out_of_the_storage(
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err and "\x1b" not in captured.err
     assert sorted(os.walk(tmp_path)) == before
+
+
+STRANGE = st.one_of(
+    st.text(max_size=30),
+    st.sampled_from(
+        ["..", "../out", "../in/deep/tiny", "/", "~", "tiny/../../out", "s3://", "file:///", "<b>", ":"]
+    ),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(name="", arm="\x1b[2J", known=True)
+@example(name="../out", arm="../out", known=False)
+@given(name=STRANGE, arm=STRANGE, known=st.booleans())
+def test_no_arm_and_no_folder_of_a_report_leads_out_of_the_storage(
+    name: str, arm: str, known: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``compare A:ARM`` and ``report --out`` with anything: a refusal, and nothing written elsewhere."""
+    storage = tmp_path / "in" / "deep"
+    (tmp_path / "out").mkdir(exist_ok=True)
+    if not (storage / "tiny").exists():
+        Ledger.open(storage, "tiny", create=True).write_sweep("x", {"trials": []})
+    before = sorted(os.walk(tmp_path))
+    first = "tiny" if known else name
+    for words in (
+        ["compare", "--storage", str(storage), "--", f"{first}:{arm}", "tiny"],
+        ["compare", "--storage", str(storage), "--", "tiny", f"{first}:{arm}"],
+        [
+            "report",
+            "--storage",
+            str(storage),
+            "--out",
+            str(tmp_path / "out" / "x"),
+            "--",
+            f"{first}{arm}/../x",
+        ],
+    ):
+        here = Path.cwd()
+        os.chdir(tmp_path / "in")
+        try:
+            code = main(words)
+        except SystemExit as error:
+            code = int(error.code or 0)
+        finally:
+            os.chdir(here)
+        assert code in (2, 4), words
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err and "\x1b" not in captured.err
+        assert sorted(os.walk(tmp_path)) == before

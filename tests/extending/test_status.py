@@ -82,7 +82,8 @@ def test_what_another_process_does_is_seen_stopped_and_gone_on_with(
         worth = sum(one.step / one.steps for one in again.positions)
         assert again.seconds_left == pytest.approx(60 * (2 - worth) / again.trials_per_minute, rel=1e-6)
         assert again.states == {"pending": 2}
-        assert main(["resume", "tiny", "--storage", str(storage), "--in-process"]) == 5
+        for retry in ([], ["--retry-failed"]):
+            assert main(["resume", "tiny", "--storage", str(storage), "--in-process", *retry]) == 5
         assert main(["stop", "tiny", "--storage", str(storage)]) == 0
         assert process.wait(timeout=100) == 3
     capsys.readouterr()

@@ -109,6 +109,32 @@ def test_dying_at_any_moment_repeats_at_most_what_was_not_sealed(
     assert not list((ledger.root / "packs").iterdir())
 
 
+@pytest.mark.parametrize("damage", ["newest cut", "all cut", "all gone"])
+def test_a_pack_without_its_checkpoints_goes_on_from_what_is_left_and_says_so(
+    damage: str, longer: dict[str, Any], tmp_path: Path
+) -> None:
+    longer["parameters"]["steps"] = 60
+    whole, packs = open_ledger(longer, tmp_path / "whole")
+    assert LocalRunner().run(FixedPacks(packs, whole), WorkerContext(str(whole.root)), lambda _: None)
+    ledger, packs = open_ledger(longer, tmp_path / "parts")
+    worker = PackWorker(WorkerContext(str(ledger.root), checkpoint_seconds=0.0))
+    worker.open(packs[0])
+    for _ in range(20):
+        worker.advance(time.monotonic())
+    for path in ledger.pack_dir(packs[0]).glob("checkpoint.*"):
+        if damage == "all gone":
+            path.unlink()
+        elif path.suffix == ".bin" and (damage == "all cut" or ".20." in path.name):
+            path.write_bytes(path.read_bytes()[:100])
+    notes: list[str] = []
+    context = WorkerContext(str(ledger.root))
+    assert LocalRunner().run(FixedPacks(packs, ledger), context, lambda found: notes.append(found.note))
+    (note,) = filter(None, notes)
+    assert f"3 trials go on from step {19 if damage == 'newest cut' else 0}: " in note
+    assert ("no checkpoint" if damage == "all gone" else "is damaged and does not count") in note
+    assert outcomes(ledger.root) == outcomes(whole.root) and not ledger.failed()
+
+
 def test_ctrl_c_between_two_updates_cuts_no_step_in_half(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,15 +82,18 @@ def test_sixteen_sweeps_write_to_one_server_on_postgresql(
         check(crowd, server.store, server.artifacts)
 
 
-@pytest.mark.parametrize("place", ["file", "server"])
+@pytest.mark.parametrize("place", ["file", "server", "postgresql"])
 def test_mirrors_killed_at_random_moments_leave_what_an_undisturbed_one_does(
-    place: str, full_ledger: Full, tmp_path: Path, tracking_server: ServerProcess
+    place: str, full_ledger: Full, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Ten kills each, two of a sweep at most, each followed by a mirror that may end."""
     draw = random.Random(place)
     uri, store, artifacts = f"sqlite:///{tmp_path / 'mlflow.db'}", f"sqlite:///{tmp_path / 'mlflow.db'}", None
     if place == "server":
-        uri, store, artifacts = tracking_server.uri, tracking_server.store, tracking_server.artifacts
+        server: ServerProcess = request.getfixturevalue("tracking_server")
+        uri, store, artifacts = server.uri, server.store, server.artifacts
+    if place == "postgresql":
+        uri = store = request.getfixturevalue("postgres_cluster").database()
     send_all([full_ledger("undisturbed-before-kills")], uri)  # makes the tables
     began = time.monotonic()
     send_all([full_ledger("undisturbed-and-timed")], uri)

@@ -246,3 +246,19 @@ def test_a_server_that_is_down_at_the_start_and_dies_in_the_middle_is_caught_up_
         server.kill()
         following.finish(0)
     assert clean("comes-late", server) == undisturbed
+
+
+def test_a_mirror_that_is_left_sends_the_rest_by_itself(
+    full_ledger: Full, proxy: Proxy, tracking_server: ServerProcess, undisturbed: dict[str, Any]
+) -> None:
+    """Whoever was interrupted does not wait for it; it hears no more of anybody, and closes every run."""
+    ledger = full_ledger("left")
+    proxy.script = lambda number, path: faults.status(503) if number < 4 else None
+    following = start_mirror(ledger.root, proxy.uri)
+    until(lambda: len(proxy.asked) > 0)
+    began = time.monotonic()
+    summary = following.finish(60, wait=0.5)
+    assert time.monotonic() - began < 5
+    assert summary.pending == 4 and "being sent still" in str(summary)
+    until(lambda: not following.alive())
+    assert clean("left", tracking_server) == undisturbed

@@ -1,0 +1,179 @@
+"""Workers and a node of a real Ray cluster killed without a word, judged by a journal of what trained.
+
+``make test-cluster`` runs these: a head and two nodes of one CPU each, as processes of this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.chaos import journal
+from benchmarks.chaos.cluster import Cluster
+from benchmarks.chaos.processes import MARK, Run, Server, kill, marked
+from bnsweep import api
+from bnsweep.runners import LocalRunner
+from bnsweep.sweep import to_yaml
+from bnsweep.sweep.ledger import Ledger
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not os.environ.get("BNSWEEP_TEST_CLUSTER"), reason="run make test-cluster"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+INTERVAL = 0.5
+"""Seconds between two checkpoints of a pack."""
+
+SWEEP: dict[str, Any] = {
+    "name": "grid",
+    "parameters": {
+        "model": "mlp",
+        "depth": 2,
+        "features": 8,
+        "norm": ["none", "batch"],
+        "lr": [0.1, 0.3],
+        "steps": 4_000,
+        "eval_every": 2_000,
+    },
+    "seeds": 2,
+    "resources": {"cpus": 1, "pack_size": 2, "kernel": "grouped"},
+    "tracking": {"uri": "none"},
+}
+
+
+class Lab:
+    """A cluster, and drivers on it whose workers write a journal.
+
+    Attributes:
+        cluster: The cluster.
+        journal: What was trained, over all tests of this module.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.mark = folder, f"lost{uuid.uuid4().hex[:8]}"
+        self.journal = folder / "journal"
+        os.environ[journal.VARIABLE] = str(self.journal)  # nodes and their workers inherit it
+        self.cluster = Cluster(self.mark)
+        self.server = Server({MARK: self.mark}, folder / "server.log")
+        self.begun = 0
+
+    def start(self, storage: Path) -> Run:
+        """Start a driver of the sweep; wait until both nodes train."""
+        file = self.folder / "grid.yaml"
+        file.write_text(to_yaml(SWEEP))
+        self.begun = len(journal.read(self.journal))
+        run = self.server.start(
+            storage.with_suffix(".log"), self.cluster.environment, file=str(file), storage=str(storage),
+            ray=self.cluster.address, seconds=INTERVAL,
+        )  # fmt: skip
+        self.wait(lambda: len({one.pid for one in self.steps() if one.step > 100}) >= 2, run, "two workers")
+        return run
+
+    def steps(self) -> list[journal.Entry]:
+        """The journal since the driver was started first."""
+        return journal.read(self.journal)[self.begun :]
+
+    def train(self, but: int, since: int) -> bool:
+        """Tell whether two workers train, the one with this process id not counted."""
+        return len({one.pid for one in self.steps()[since:]} - {but}) >= 2
+
+    def wait(self, true: Callable[[], Any], run: Run, what: str, patience: float = 240) -> None:
+        end = time.monotonic() + patience
+        while not true():
+            assert run.code is None, run.log.read_text()
+            assert time.monotonic() < end, f"waited in vain for {what}: {run.log.read_text()}"
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        self.server.close()
+        self.cluster.stop()
+        kill(marked(self.mark))
+        del os.environ[journal.VARIABLE]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    made = Lab(tmp_path_factory.mktemp("lab"))
+    try:
+        made.cluster.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the sweep comes to without any trouble, trained in this process."""
+    return outcomes(api.run(SWEEP, runner=LocalRunner(), storage=str(tmp_path_factory.mktemp("whole"))).root)
+
+
+def outcomes(root: Any) -> dict[str, str]:
+    """What records and curves say, without times and places."""
+    ledger = Ledger(root)
+    found = {}
+    for record in ledger.records():
+        table = ledger.curves_of(record)
+        assert table is not None
+        rows = table.drop_columns(["time_ms"]).to_pydict()
+        found[record.trial_id] = json.dumps([record.state, record.steps, repr(rows)])
+    assert ledger.warnings == []
+    return found
+
+
+def judge(lab: Lab, storage: Path, whole: dict[str, str], new: int) -> None:
+    """Nothing missing, double, failed or different; at most a checkpoint interval repeated."""
+    ledger = Ledger(storage / "grid")
+    assert outcomes(ledger.root) == whole
+    assert [path for path in ledger.root.glob("trials/*/failure.*.json")] == []
+    assert ledger.pack_ids() == []
+    entries = lab.steps()
+    _, differing = journal.losses_of(entries)
+    assert differing == 0
+    made = {(trial, one.step) for one in entries for trial in one.trials}
+    assert made == {(trial, step) for trial in whole for step in range(SWEEP["parameters"]["steps"])}
+    repeated = list(journal.repeats(entries))
+    assert len({one.attempt for one in entries}) >= 4 + new
+    assert not any(one.backwards for one in repeated)
+    slowest = max(one.overdue for one in repeated) if repeated else 0.0
+    steps = sum(one.steps for one in repeated)
+    print(f"\n{len(repeated)} attempts repeated {steps} steps; {slowest:.2f} s at most")
+    assert slowest <= INTERVAL + 0.1
+
+
+def ended(run: Run, patience: float = 400) -> int:
+    code = run.wait(patience)
+    assert code is not None, run.log.read_text()
+    return code
+
+
+def test_a_worker_killed_in_the_middle_of_a_step_goes_on_from_its_checkpoint(
+    lab: Lab, whole: dict[str, str], tmp_path: Path
+) -> None:
+    run = lab.start(tmp_path / "r")
+    for _ in range(2):
+        victim = lab.steps()[-1].pid
+        os.kill(victim, signal.SIGKILL)
+        lab.wait(partial(lab.train, victim, len(lab.steps())), run, "another worker")
+    assert ended(run) == 0, run.log.read_text()
+    judge(lab, tmp_path / "r", whole, new=2)
+
+
+def test_a_node_that_is_gone_leaves_its_packs_to_the_other(
+    lab: Lab, whole: dict[str, str], tmp_path: Path
+) -> None:
+    run = lab.start(tmp_path / "r")
+    assert lab.cluster.kill_node(lab.cluster.nodes[0])
+    assert ended(run) == 0, run.log.read_text()
+    judge(lab, tmp_path / "r", whole, new=1)

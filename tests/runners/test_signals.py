@@ -1,0 +1,107 @@
+"""Ctrl-C and SIGTERM: the first checkpoints and exits 3 within ten seconds, the second leaves at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnsweep.sweep.ledger import Ledger
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def large(tiny: dict[str, Any]) -> dict[str, Any]:
+    """2 000 trials in packs of 32 members, which train for hours."""
+    tiny["parameters"] |= {
+        "model": "vgg11", "width": 0.125, "norm": ["none", "batch"], "steps": 100_000, "eval_every": 50_000,
+        "lr": {"min": 0.001, "max": 1.0, "num": 100, "distribution": "log_uniform_values"},
+    }  # fmt: skip
+    for name in ("depth", "features", "weight_decay"):
+        del tiny["parameters"][name]
+    tiny["seeds"] = 10
+    tiny["probes"] = {"ics": {"every": 50_000}, "moments": {"every": 50_000}}
+    tiny["resources"] = {"pack_size": 32, "kernel": "grouped", "cpus": 1, "max_concurrent": 2}
+    del tiny["tracking"]
+    return tiny
+
+
+@pytest.fixture
+def start(large: dict[str, Any], write_sweep: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Return a function that starts the sweep and waits until it trains; gives its process."""
+    made: list[subprocess.Popen[bytes]] = []
+    log = tmp_path / "log"
+
+    def begin(*options: str) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-m", "bnsweep", "run", str(write_sweep(large)), *options]
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [*words, "--storage", str(tmp_path / "r")], stdout=file, stderr=file, start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )  # fmt: skip
+        made.append(process)
+        end = time.monotonic() + 200
+        while b"trials  " not in log.read_bytes():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+        time.sleep(2)  # in the middle of something
+        return process
+
+    yield begin
+    for process in made:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def checkpoints(root: Path) -> list[int]:
+    ledger = Ledger(root)
+    return [found[0] for pack in ledger.pack_ids() if (found := ledger.load_checkpoint(pack))]
+
+
+@pytest.mark.parametrize(
+    "options", [("--in-process",), pytest.param((), marks=pytest.mark.ray)], ids=["in-process", "ray"]
+)
+def test_the_first_signal_checkpoints_and_exits_3_within_ten_seconds(
+    options: tuple[str, ...], start: Any, tmp_path: Path
+) -> None:
+    process = start(*options)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(60)
+    seconds = time.monotonic() - began
+    text = (tmp_path / "log").read_text()
+    assert code == 3, text
+    assert "resume" in text and "Traceback" not in text
+    steps = checkpoints(tmp_path / "r" / "tiny")
+    assert len(steps) == (1 if options else 2) and min(steps) > 0
+    print(f"{seconds:.1f} s")
+    assert seconds < 10
+
+
+@pytest.mark.parametrize(
+    "options", [("--in-process",), pytest.param((), marks=pytest.mark.ray)], ids=["in-process", "ray"]
+)
+def test_the_second_signal_leaves_at_once(options: tuple[str, ...], start: Any, tmp_path: Path) -> None:
+    process = start(*options)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(60)
+    seconds = time.monotonic() - began
+    text = (tmp_path / "log").read_text()
+    assert code == 3, text
+    assert "Traceback" not in text
+    print(f"{seconds:.1f} s")
+    assert Ledger(tmp_path / "r" / "tiny").pack_ids()
+    assert seconds < 4
