@@ -137,7 +137,7 @@ def _score_table(
     unit = "points" if ranges.metric.kind == "accuracy" else "log10"
     return ScoreTable(
         tuple(float(lr) for lr in common_lrs), arms, ranges.reference, ranges.threshold,
-        ranges.metric.near, unit,
+        ranges.metric.near, unit, ranges.metric.title.lower(),
     )  # fmt: skip
 
 
