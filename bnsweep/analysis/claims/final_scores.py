@@ -31,6 +31,7 @@ class ScoreTable:
         near: How close to its best an arm counts as good as its best.
         unit: Of differences of scores: ``points``, or ``log10`` for losses.
         metric: The reading that the scores are made of, for people.
+        seeds: The seed of each row; empty where scores were made up.
     """
 
     lrs: tuple[float, ...]
@@ -40,6 +41,7 @@ class ScoreTable:
     near: float
     unit: str
     metric: str = "score"
+    seeds: tuple[int, ...] = ()
 
     @property
     def step(self) -> float:

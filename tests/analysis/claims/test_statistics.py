@@ -92,10 +92,17 @@ def test_planning_is_consistent():
     assert seeds_needed(1e-9, 1.0) is None
 
 
-@pytest.mark.parametrize(("excess", "n"), [(1.0, 5), (1.7, 5), (1.5, 10)])
-def test_power_is_as_forecast(excess, n):
-    seen = calibration.observed_power(excess, 1.0, n, 0.0, 600, generator(4))
-    assert seen == pytest.approx(power(excess, 1.0, n), abs=0.05)
+@pytest.mark.parametrize(("wanted", "n"), [(0.5, 5), (0.8, 5), (0.8, 10)])
+def test_power_is_as_forecast(wanted, n):
+    excess = smallest_excess(0.1, n, wanted)
+    seen = calibration.observed_power(calibration.normal, 0.0, excess, n, 600, generator(4))
+    assert seen == pytest.approx(wanted, abs=0.05)
+
+
+@pytest.mark.parametrize("shape", calibration.SHAPES)
+def test_a_claim_at_its_threshold_is_not_supported(shape):
+    found = calibration.observed_power(*calibration.SHAPES[shape], 0.0, 5, 400, generator(6))
+    assert found <= 0.05
 
 
 SCHEDULE = SeedSchedule(5, 5, 20)

@@ -86,7 +86,7 @@ def test_a_smaller_threshold_of_the_users_is_used(accuracies):
 
 
 def trained(synthetic, early, late, final, **bursts):
-    """Make outcomes whose training accuracy is ``early`` in the first third and ``late`` after it, by norm."""
+    """Make outcomes whose training accuracy is ``early`` in the first third, ``late`` after it, by norm."""
     rng = np.random.default_rng(1)
 
     def outcome(one):
