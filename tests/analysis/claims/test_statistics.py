@@ -10,6 +10,7 @@ from benchmarks import calibration
 from bnsweep.analysis.claims.final_scores import largest_lr, lr_sensitivity, width_near_best
 from bnsweep.analysis.statistics import (
     holm,
+    improvement_interval,
     interquartile_mean,
     iqm_interval,
     paired_interval,
@@ -261,3 +262,17 @@ def test_what_a_bootstrap_interval_of_five_pairs_lacks():
         ends = (found.confidence_interval.low, found.confidence_interval.high)
         assert ends == pytest.approx(tuple(expected), abs=0.005)
         assert expected[1] - expected[0] < 0.8 * (high - low)
+
+
+def test_the_interval_of_the_probability_of_improvement_is_a_stratified_bootstrap():
+    first, second = generator(40).normal(0.3, 1, (7, 3)), np.round(generator(41).normal(0, 1, (5, 3)), 1)
+    rng, found = generator(42), []
+    for _ in range(1500):
+        total = 0.0
+        for task in range(3):
+            a, b = first[rng.integers(0, 7, 7), task], second[rng.integers(0, 5, 5), task]
+            total += stats.mannwhitneyu(a, b).statistic / 35
+        found.append(total / 3)
+    expected = np.percentile(found, [2.5, 97.5])
+    ours = improvement_interval(first, second, generator(43))
+    assert ours == pytest.approx(expected, abs=0.1 * (expected[1] - expected[0]))
