@@ -17,7 +17,7 @@ import numpy.typing as npt
 from bnsweep.analysis.claims.final_scores import ScoreTable, lr_robustness
 from bnsweep.analysis.claims.parts import ArmTable, Findings, Part
 from bnsweep.analysis.claims.verdicts import adjust, conclude, test_findings
-from bnsweep.analysis.statistics import paired_interval, power
+from bnsweep.analysis.statistics import paired_interval, smallest_excess
 from bnsweep.sweep.spec import SeedSchedule
 
 Array = npt.NDArray[np.float64]
@@ -138,15 +138,44 @@ def share_supported(verdicts: Iterator[list[str]]) -> float:
 
 
 def observed_power(
-    excess: float, sd: float, n: int, resolution: float, repeats: int, rng: np.random.Generator
+    draw: Draw, resolution: float, excess: float, n: int, repeats: int, rng: np.random.Generator
 ) -> float:
-    """Return the share of normal samples ``excess`` above a threshold that are found to be."""
+    """Return the share of samples, their truth ``excess`` above a threshold, that are found to be."""
     found = 0
     for _ in range(repeats):
-        part = Part("", tuple(rng.normal(0.3 + excess, sd, n).tolist()), 0.3, "decades", resolution)
+        values, truth = draw(rng, n)
+        part = Part("", tuple(values.tolist()), truth - excess, "decades", resolution)
         judged = test_findings(Findings((part,)), int(rng.integers(2**63)))
         found += conclude(*adjust([judged])[0], 0.05) == "supported"
     return found / repeats
+
+
+def spread_of(draw: Draw, rng: np.random.Generator) -> float:
+    """Return the standard deviation of one difference: what a planner with a long pilot would know."""
+    many = [draw(rng, 1) for _ in range(20_000)]
+    return float(np.std([float(values[0]) - truth for values, truth in many]))
+
+
+def power_tables(repeats: int, rng: np.random.Generator) -> None:
+    """Print, shape by shape, how often one claim is supported: at its threshold, and beyond it."""
+    head = "| shape | 5 seeds | 10 | 29 |\n|---|---|---|---|"
+    print(f"\nClaims at their threshold that are 'supported', in percent, {repeats} samples each\n\n{head}")
+    for name, (draw, resolution) in (SHAPES | BEYOND).items():
+        cells = [f"{100 * observed_power(draw, resolution, 0.0, n, repeats, rng):.1f}" for n in (5, 10, 29)]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print(
+        "\nPower in percent, observed for forecast, at the excess that the planner says is found with "
+        f"probability 0.5 and 0.8; {repeats} samples each\n\n{head}"
+    )
+    for name, (draw, resolution) in (SHAPES | BEYOND).items():
+        sd, cells = spread_of(draw, rng), []
+        for n in (5, 10, 29):
+            both = []
+            for wanted in (0.5, 0.8):
+                excess = smallest_excess(sd, n, wanted, 0.05, resolution)
+                both.append(f"{100 * observed_power(draw, resolution, excess, n, repeats, rng):.0f}")
+            cells.append(" and ".join(both))
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def spending(
@@ -277,13 +306,7 @@ def main() -> None:
         ]
         said = "none" if gain == 0 else "the smallest that matters"
         print(f"| {said} | {claims} | {' | '.join(cells)} |", flush=True)
-    print(f"\nPower in percent: observed in {few} samples, and forecast\n")
-    print("| excess / sd | seeds | observed | forecast |\n|---|---|---|---|")
-    for excess, n in ((1.0, 5), (1.7, 5), (1.0, 10), (0.5, 29)):
-        seen = observed_power(0.3 * excess, 0.3, n, 0.0, few, rng)
-        print(
-            f"| {excess:g} | {n} | {100 * seen:.1f} | {100 * power(0.3 * excess, 0.3, n):.1f} |", flush=True
-        )
+    power_tables(repeats // 2, rng)
     sequential_tables(repeats, rng)
 
 

@@ -1,11 +1,12 @@
 """What the platform costs where training costs nothing: ``python -m benchmarks.platform``.
 
-Three measurements, on plans whose networks have one layer and train for two steps:
+Four measurements, on plans whose networks have one layer and train for two steps:
 
 - a real run (``bnsweep run``: Ray with the CPUs of this machine, the ledger, the mirror on SQLite),
   watched from outside: CPU of the driver and of the mirror, memory of the driver, time to the first record;
 - a ledger of as many trials, written directly with the same classes: CPU and wall time of ``plan``,
   ``status`` and ``report``, and of the mirror that sends a ledger of ``--mirrored`` trials to SQLite;
+- the report of a ledger of as many trials whose claims are judged on made-up readings of the probes;
 - the mirror on a small ledger and an MLflow server behind a proxy that counts requests.
 
 CPU is user and system time. The mirror's is that of sending all to a database that is there, less that of
@@ -51,6 +52,31 @@ def content(trials: int, name: str = NAME) -> dict[str, Any]:
         },
         "seeds": max(1, trials // (4 * lrs)),
     }
+
+
+CLAIMS = (
+    "lr_robustness", "trains_faster", "ics_not_reduced", "loss_variation", "gradient_predictiveness",
+    "effective_beta", "lp_train_as_well", "lp_shift_more", "lp_loss_variation",
+)  # fmt: skip
+READINGS = {
+    "ics": ("l2", "cosine", "relative"),
+    "landscape": (
+        "loss_min",
+        "loss_max",
+        "loss_width",
+        "gradient_change_min",
+        "gradient_change_max",
+        "beta_lr",
+    ),
+    "moments": ("mean_change", "variance_change"),
+}
+
+
+def claimed(trials: int) -> dict[str, Any]:
+    """Return a sweep of that many trials with claims, and the readings of probes that they need."""
+    own = content(trials, "claimed")
+    own["parameters"] |= {"steps": 300, "eval_every": 300}
+    return {**own, "probes": {name: {"every": 30} for name in READINGS}, "claims": list(CLAIMS)}
 
 
 # -- processes -----------------------------------------------------------------------------------
@@ -196,6 +222,7 @@ def size_of(root: Path) -> tuple[int, int]:
 def write_ledger(sweep: dict[str, Any], storage: Path) -> tuple[Path, float]:
     """Write a ledger in which every trial is done; return its folder and the CPU seconds a record."""
     from bnsweep import api
+    from bnsweep.analysis.claims import freeze
     from bnsweep.sweep.ledger import Ledger
     from bnsweep.sweep.records import Record
     from bnsweep.trial import TrialState
@@ -203,7 +230,9 @@ def write_ledger(sweep: dict[str, Any], storage: Path) -> tuple[Path, float]:
     spec = api.load(sweep)
     plan = api.plan(spec)
     ledger = Ledger.open(storage, spec.name, create=True)
-    ledger.write_sweep("", {**plan.to_dict(), "metric": {"name": "test_accuracy", "goal": "maximize"}})
+    frozen = {"claims": freeze(spec, {}, False)} if spec.claims else {}
+    metric = {"metric": {"name": "test_accuracy", "goal": "maximize"}}
+    ledger.write_sweep("", {**plan.to_dict(), **metric, **frozen})
     attempt = {"started": "2026-01-31T12:00:00.000Z", "host": "host", "pack_id": "0" * 16, "from_step": 0}
     names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
     began = time.process_time()
@@ -213,6 +242,8 @@ def write_ledger(sweep: dict[str, Any], storage: Path) -> tuple[Path, float]:
         rows = [
             (step, name, 0, values[name], 1_769_860_800_000 + step) for step in range(3) for name in names
         ]
+        if spec.claims:
+            rows = claimed_rows(draw, values)
         record = Record.of(
             trial, TrialState.COMPLETED, 2, values, label=label, attempts=(attempt,),
             environment={"python": "3", "torch": "2", "device": "cpu", "device_name": "cpu", "threads": 1},
@@ -220,6 +251,20 @@ def write_ledger(sweep: dict[str, Any], storage: Path) -> tuple[Path, float]:
         )  # fmt: skip
         ledger.write_record(record, rows)
     return ledger.root, (time.process_time() - began) / plan.count
+
+
+def claimed_rows(draw: random.Random, values: dict[str, float]) -> list[tuple[int, str, int, float, int]]:
+    """Make up the curves of a trial of 300 steps, all probes' readings among them."""
+    rows = [(300, name, 0, value, 1_769_860_800_300) for name, value in values.items()]
+    for step in range(0, 301, 10):
+        rows += [
+            (step, name, 0, draw.random(), 1_769_860_800_000 + step)
+            for name in ("train_loss", "train_accuracy")
+        ]
+    for step in range(0, 301, 30):
+        for probe, names in READINGS.items():
+            rows += [(step, f"{probe}/{name}", 0, draw.random(), 1_769_860_800_000 + step) for name in names]
+    return rows
 
 
 def mirror_cost(trials: int, folder: Path) -> tuple[Spent, float]:
@@ -342,6 +387,14 @@ def show_ledger(trials: int, mirrored: int, folder: Path) -> None:
     line("  CPU of a run with nothing to send (s)", f"{idle:.2f}")
 
 
+def show_claims(trials: int, folder: Path) -> None:
+    """Measure the report of a ledger made up whose claims are judged on the readings of probes."""
+    write_ledger(claimed(trials), folder)
+    spent = call("bnsweep", "report", "claimed", "--storage", str(folder), "--out", str(folder / "out"))
+    line(f"report of {trials} with {len(CLAIMS)} claims: wall, CPU (s)", f"{spent.wall:.2f}, {spent.cpu:.2f}",
+         "goal < 60 at 10 000")  # fmt: skip
+
+
 def show_server(mirrored: int, folder: Path) -> None:
     """Count the requests of a mirror to a server, and print them."""
     root, _ = write_ledger(content(mirrored), folder / "served")
@@ -359,11 +412,11 @@ def main() -> None:
     parser.add_argument("--mirrored", type=int, default=500, help="trials that the mirror is timed on")
     parser.add_argument("--untracked", action="store_true", help="the real run without its mirror")
     parser.add_argument("--quick", action="store_true", help="40 trials, no server: only to see it work")
-    parser.add_argument("--parts", default="run,ledger,server", help="what to measure")
+    parser.add_argument("--parts", default="run,ledger,claims,server", help="what to measure")
     options = parser.parse_args()
     trials = 40 if options.quick else options.trials
     mirrored = 40 if options.quick else min(options.mirrored, trials)
-    parts = ["run", "ledger"] if options.quick else options.parts.split(",")
+    parts = ["run", "ledger", "claims"] if options.quick else options.parts.split(",")
     modules = (
         "mlflow, matplotlib.pyplot, pandas, scipy.stats, bnsweep.tracking.exporter, bnsweep.runners.tune"
     )
@@ -376,6 +429,8 @@ def main() -> None:
             show_run(trials, folder, not options.untracked)
         if "ledger" in parts:
             show_ledger(trials, mirrored, folder)
+        if "claims" in parts:
+            show_claims(trials, folder)
         if "server" in parts:
             show_server(min(mirrored, 100), folder)
 

@@ -11,6 +11,7 @@ from bnsweep.analysis.gallery import MOST_FACETS
 from bnsweep.analysis.ranges import FacetRanges
 from bnsweep.analysis.tables import lr_text
 from bnsweep.parameters import Value
+from bnsweep.trial import RESULTS_VERSION
 
 if TYPE_CHECKING:
     from bnsweep.analysis.results import Results
@@ -85,6 +86,20 @@ def _sameness(results: Results) -> Iterator[str]:
         prints.setdefault(record.parameters["dataset"], set()).add(record.fingerprint)
     for name in sorted(str(name) for name, found in prints.items() if len(found) > 1):
         yield f"Trials on {name} were trained on different data (their fingerprints differ)."
+    versions = sorted({record.results_version for record in results.records})
+    if len(versions) > 1:
+        listed = ", ".join(map(str, versions))
+        yield f"Trials of different results versions ({listed}) are mixed: their numbers do not compare."
+    elif versions and versions != [RESULTS_VERSION]:
+        yield (
+            f"The trials are of results version {versions[0]}, and this code makes version "
+            f"{RESULTS_VERSION}: it would give other numbers."
+        )
+    if results.trials.duplicated(["facet", "arm", "lr", "seed"]).any():
+        yield (
+            "Several trials share arm, learning rate and seed, since they differ in less than names show: "
+            "means count each of them."
+        )
     for key, what in (("device_name", "devices"), ("torch", "versions of torch")):
         seen = Counter(str(one.environment[key]) for one in results.records if key in one.environment)
         if len(seen) > 1:

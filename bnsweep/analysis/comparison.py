@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 from bnsweep.analysis.claims.parts import interval_text
 from bnsweep.analysis.scores import Metric, headline, metric_named, reference_score, scores
 from bnsweep.analysis.statistics import paired_interval
-from bnsweep.analysis.tables import lr_text
+from bnsweep.analysis.tables import lr_text, number_text
 from bnsweep.errors import BnsweepError
+from bnsweep.parameters import PARAMETERS
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
     from bnsweep.analysis.results import Results
+    from bnsweep.sweep.records import Record
 
 __all__ = ["Side", "compare"]
 
@@ -78,13 +80,8 @@ def compare(first: Side, second: Side) -> list[str]:
             f"Both sides must be judged by one reading, but {first.name} has {names[0]} and "
             f"{second.name} {names[1]}."
         )
-    versions = sorted({one.results_version for side in (first, second) for one in side.results.records})
     lines = [f"final {metric.name}: {first.name} − {second.name}, paired by seed, 95 % intervals"]
-    if len(versions) > 1:
-        lines.append(f"caution: results versions {', '.join(map(str, versions))} are mixed")
-    for side in (first, second):
-        if side.results.missing:
-            lines.append(f"caution: {side.results.name} lacks {side.results.missing} trials")
+    lines += [f"caution: {text}" for text in _cautions(first, second, a, b)]
     pairs = list(_pairs(first, second, a, b))
     for label, one, two in pairs:
         lines += ["", label, *_lines(one, two, metric)]
@@ -94,6 +91,56 @@ def compare(first: Side, second: Side) -> list[str]:
             "Name one arm of each, as in SWEEP:ARM."
         )
     return lines
+
+
+def _cautions(first: Side, second: Side, a: pd.DataFrame, b: pd.DataFrame) -> Iterator[str]:
+    """Say what makes two sides unequal."""
+    sides = ((first, a), (second, b))
+    records = [_records(side, frame) for side, frame in sides]
+    versions = sorted({one.results_version for own in records for one in own})
+    if len(versions) > 1:
+        yield f"results versions {', '.join(map(str, versions))}: their numbers do not compare"
+    if len({one.fingerprint for own in records for one in own}) > 1:
+        yield "the sides were trained on different data"
+    for side, frame in sides:
+        if side.results.missing:
+            yield f"{side.results.name} lacks {side.results.missing} trials"
+        if (frame["state"] == "stopped").any():
+            yield f"trials of {side.name} were stopped early"
+    for name in PARAMETERS:
+        if name in ("norm", "noise", "lr", "seed"):
+            continue
+        values = [
+            sorted({number_text(x) for x in frame[name].dropna()}) if name in frame else []
+            for frame in (a, b)
+        ]
+        if values[0] and values[1] and values[0] != values[1]:
+            one, two = (", ".join(own) for own in values)
+            yield f"{name} is {one} in {first.name} and {two} in {second.name}"
+    seeds = [set(map(int, frame["seed"])) for frame in (a, b)]
+    if seeds[0] != seeds[1]:
+        left = ", ".join(map(str, sorted(seeds[0] ^ seeds[1])))
+        yield f"seeds that only one side has are left out: {left}"
+
+
+def _records(side: Side, frame: pd.DataFrame) -> list[Record]:
+    """Return the records of a side.
+
+    Raises:
+        BnsweepError: If they are of several versions of the code or of the data.
+    """
+    ids = set(frame["trial_id"])
+    found = [one for one in side.results.records if one.trial_id in ids]
+    for what, values in (
+        ("results versions", sorted({str(one.results_version) for one in found})),
+        ("data fingerprints", sorted({one.fingerprint for one in found if len(set(frame["dataset"])) == 1})),
+    ):
+        if len(values) > 1:
+            raise BnsweepError(
+                f"The trials of {side.name} must be of one kind, but have the {what} {', '.join(values)}: "
+                "their numbers are never averaged. Report them as separate sweeps."
+            )
+    return found
 
 
 def _pairs(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from bnsweep.analysis.aggregates import NOTE, aggregate_rows
 from bnsweep.analysis.cautions import cautions
 from bnsweep.analysis.claims.section import METHOD as CLAIMS_METHOD
 from bnsweep.analysis.claims.section import claims_section
@@ -109,6 +110,7 @@ def render_page(
         claims_section(results.verdicts, results.frozen, evidence or {}, _figure, results.looks),
         _warnings(results),
         _ranges(results) if results.found is None else _best(results.found),
+        _aggregates(results),
         _effort(results),
         "".join(_figure(figure) for figure in figures),
         _conditions(results),
@@ -139,6 +141,18 @@ def _ranges(results: Results) -> str:
         parts.append(html_table(header, rows, (False, True, True, True, True, True), caption))
         parts.append(f'<p class="note">Trains: {escape(ranges.said_threshold())}. {_RANGES}</p>')
     return "\n".join([*parts, "</section>"])
+
+
+def _aggregates(results: Results) -> str:
+    """Return the arms over their whole grid."""
+    if not results.aggregates:
+        return ""
+    parts = ["<section><h2>Over the whole grid</h2>"]
+    for ranges in results.ranges:
+        header, rows = aggregate_rows(results.aggregates, ranges)
+        if rows:
+            parts.append(html_table(header, rows, (False, True, True), ranges.facet))
+    return "\n".join([*parts, f'<p class="note">{escape(NOTE)}</p></section>'])
 
 
 def _effort(results: Results) -> str:

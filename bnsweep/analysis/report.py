@@ -107,6 +107,7 @@ def _figure_contents(figures: list[FigureFile]) -> dict[str, bytes]:
 
 
 def _table_contents(results: Results) -> dict[str, bytes]:
+    from bnsweep.analysis.aggregates import aggregate_frame
     from bnsweep.analysis.effort import effort_frame
     from bnsweep.analysis.ranges import range_table
 
@@ -117,6 +118,7 @@ def _table_contents(results: Results) -> dict[str, bytes]:
     if results.found is None:
         tables["lr_range"] = range_table(results.ranges)
         tables["effort"] = effort_frame(results)
+        tables["aggregates"] = aggregate_frame(results.aggregates)
     else:
         tables["search"] = results.found.table()
     contents = {f"tables/{name}.csv": _csv(table) for name, table in tables.items()}

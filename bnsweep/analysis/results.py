@@ -20,6 +20,7 @@ from bnsweep.sweep.records import PlannedTrial, Record
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bnsweep.analysis.aggregates import Aggregate
     from bnsweep.analysis.claims.verdicts import Verdict
     from bnsweep.sweep.ledger import Ledger
 
@@ -129,6 +130,13 @@ class Results:
             if ranges is not None:
                 found.append(ranges)
         return tuple(found)
+
+    @cached_property
+    def aggregates(self) -> tuple[Aggregate, ...]:
+        """The arms of every facet over their whole grid."""
+        from bnsweep.analysis.aggregates import aggregates
+
+        return aggregates(self)
 
     @cached_property
     def frozen(self) -> FrozenClaims:

@@ -14,6 +14,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", help="folder of results")
 
 
+def split(text: str) -> tuple[str, str]:
+    """Return the sweep and the arm of a side.
+
+    Example:
+        >>> split("quickstart:batch"), split("s3://bucket/x:mine:make"), split("x")
+        (('quickstart', 'batch'), ('s3://bucket/x', 'mine:make'), ('x', ''))
+    """
+    scheme, slashes, rest = text.rpartition("://")
+    name, _, arm = rest.partition(":")
+    return scheme + slashes + name, arm
+
+
 def call(arguments: argparse.Namespace) -> int:
     """Print paired differences with intervals."""
     from bnsweep import api
@@ -22,19 +34,7 @@ def call(arguments: argparse.Namespace) -> int:
 
     sides = []
     for text in (arguments.first, arguments.second):
-        name, arm = _parts(text)
+        name, arm = split(text)
         sides.append(Side(Results.read(api.find_ledger(name, arguments.storage)), arm))
     print("\n".join(compare(*sides)))
     return 0
-
-
-def _parts(text: str) -> tuple[str, str]:
-    """Return the sweep and the arm that a word names.
-
-    Example:
-        >>> _parts("quickstart:batch"), _parts("s3://bucket/quickstart:mynorms:make")
-        (('quickstart', 'batch'), ('s3://bucket/quickstart', 'mynorms:make'))
-    """
-    scheme, mark, rest = text.rpartition("://")
-    name, _, arm = rest.partition(":")
-    return scheme + mark + name, arm

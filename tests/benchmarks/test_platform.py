@@ -13,6 +13,8 @@ import pytest
 
 from benchmarks import platform
 from bnsweep import api
+from bnsweep.analysis.results import Results
+from bnsweep.sweep.ledger import Ledger
 
 
 @pytest.mark.parametrize("trials", [4, 40, 1000, 10_000])
@@ -27,6 +29,14 @@ def test_the_ledger_made_up_is_one_that_the_verbs_read(tmp_path: Path) -> None:
     assert len(api.results(root)) == 8
     files, size = platform.size_of(root)
     assert files == 16 and size == sum(path.stat().st_size for path in (root / "trials").glob("*/*"))
+
+
+def test_claims_are_judged_on_the_readings_made_up(tmp_path: Path) -> None:
+    root, _ = platform.write_ledger(platform.claimed(80), tmp_path)
+    verdicts = Results.read(Ledger.open(root.parent, root.name)).verdicts
+    assert [one.claim.name for one in verdicts] == list(platform.CLAIMS)
+    assert {one.word for one in verdicts} <= {"supported", "refuted", "undecided"}
+    assert sum(bool(one.judged.tests) for one in verdicts) >= 8
 
 
 def test_processes_are_measured_from_outside() -> None:
@@ -82,6 +92,7 @@ def test_a_quick_run_prints_every_figure(
         "plan:",
         "status:",
         "report:",
+        "with 9 claims",
         "SQLite: CPU a trial",
     ):
         assert figure in printed

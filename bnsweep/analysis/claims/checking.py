@@ -63,7 +63,7 @@ def _mistakes(spec: SweepSpec, claim: Claim) -> Iterator[Mistake]:
 
 
 def _early(spec: SweepSpec, definition: ClaimDefinition, mistake: object) -> Iterator[Mistake]:
-    """Find probes that take no reading in the first third of training, after the first step."""
+    """Find readings that none is taken of in the first third of training, after the first step."""
     assert callable(mistake)
     steps = [int(value) for value in _values(spec, "steps")]
     if definition.curves is None or spec.setting("epochs") is not None or not steps:
@@ -74,6 +74,12 @@ def _early(spec: SweepSpec, definition: ClaimDefinition, mistake: object) -> Ite
         if 3 * count > min(steps):
             must = f"must have a reading of {name} in the first third of the steps, after the first one"
             yield mistake(must, f"every {count} of {min(steps)} steps", f"lower probes.{name}.every")
+    logged = max(int(value) for value in _values(spec, "log_every"))
+    if not definition.probes and 3 * logged > min(steps):
+        must = (
+            "must have a reading of the training batches in the first third of the steps, after the first one"
+        )
+        yield mistake(must, f"every {logged} of {min(steps)} steps", "lower parameters.log_every")
 
 
 def _values(spec: SweepSpec, name: str) -> list[str]:

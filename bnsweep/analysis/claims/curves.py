@@ -1,4 +1,4 @@
-"""Claims on what happens during training: covariate shift, landscape, moments, speed."""
+"""Claims on what probes read during training: covariate shift, landscape, moments."""
 
 # ruff: noqa: RUF001 (dashes, primes and signs as they are printed)
 
@@ -17,7 +17,20 @@ if TYPE_CHECKING:
 
     from bnsweep.analysis.claims.parts import Array, Flags
 
-__all__ = ["PHASES", "CurveTable", "Phase", "ics_not_reduced", "log_ratio", "lp_shift", "trains_faster"]
+__all__ = [
+    "EARLY",
+    "LATE",
+    "NONE_LEFT",
+    "PHASES",
+    "SAID_EARLY",
+    "CurveTable",
+    "Phase",
+    "ics_not_reduced",
+    "log_ratio",
+    "logs",
+    "lp_landscape",
+    "lp_shift",
+]
 
 SMALLEST, LARGEST = 1e-100, 1e100
 """Ends that a reading is cut at before its logarithm is taken: overflow counts, and stays finite."""
@@ -45,7 +58,7 @@ START = Phase("start", 0.0, 0.0)
 EARLY = Phase("early", 0.0, 1 / 3)
 LATE = Phase("late", 2 / 3, 1.0)
 PHASES = (START, EARLY, LATE)
-_SAID = "early: steps above 0 up to a third of training"
+SAID_EARLY = "early: steps above 0 up to a third of training"
 
 
 @dataclass(frozen=True)
@@ -125,7 +138,8 @@ def _inside(frame: pd.DataFrame, phase: Phase, steps: int) -> pd.DataFrame:
     return frame[(share > phase.low) & (share <= phase.high)]
 
 
-def _logs(values: Array) -> Array:
+def logs(values: Array) -> Array:
+    """Return decimal logarithms, finite whatever the values."""
     import numpy as np
 
     return np.asarray(np.log10(np.clip(values, SMALLEST, LARGEST)))
@@ -143,7 +157,7 @@ def _shown(found: Mapping[tuple[str, str, str], Array], compare: Callable[[str],
     }
 
 
-_NONE_LEFT = (
+NONE_LEFT = (
     "too many diverged: there is no learning rate at which all arms train and no seed of theirs diverges"
 )
 
@@ -158,7 +172,7 @@ def _ratio_part(
 ) -> tuple[Part | None, tuple[Side, ...]]:
     """Compare two arms by the logarithm of the ratio of one reading: early, and beside it the rest."""
     phases = _shown(
-        found, lambda phase: _logs(found[above, reading, phase]) - _logs(found[below, reading, phase])
+        found, lambda phase: logs(found[above, reading, phase]) - logs(found[below, reading, phase])
     )
     sides = tuple(
         Side(f"{label}, {phase}", tuple(values.tolist()), "log10")
@@ -185,13 +199,13 @@ def log_ratio(
     """
     columns = curves.columns((above, below), (above, below))
     if not columns.any():
-        return Findings(problem=_NONE_LEFT)
+        return Findings(problem=NONE_LEFT)
     found = curves.summaries((above, below), (reading,), columns)
     part, sides = _ratio_part(f"{above} / {below}, {name}", found, reading, above, below, min_effect)
     if part is None:
         return Findings(problem=f"no finite readings of {reading} in the first third of training")
     notes = _ceiling_note(curves, found, reading, (above, below))
-    return Findings((part,), sides, f"{_SAID}; learning rates {curves.table.said(columns)}", notes)
+    return Findings((part,), sides, f"{SAID_EARLY}; learning rates {curves.table.said(columns)}", notes)
 
 
 def _ceiling_note(
@@ -217,7 +231,7 @@ def ics_not_reduced(curves: CurveTable, min_effect: float) -> Findings:
     roles, readings = ("batch", "none"), ("ics/l2", "ics/cosine", "ics/relative")
     columns = curves.columns(roles, roles)
     if not columns.any():
-        return Findings(problem=_NONE_LEFT)
+        return Findings(problem=NONE_LEFT)
     found = curves.summaries(roles, readings, columns)
     size, sides = _ratio_part("batch / none, ‖G − G′‖", found, "ics/l2", "batch", "none", -min_effect)
     turned = _shown(
@@ -235,7 +249,7 @@ def ics_not_reduced(curves: CurveTable, min_effect: float) -> Findings:
         for phase, values in turned.items()
         if phase != EARLY.name
     )
-    where = f"{_SAID}; learning rates {curves.table.said(columns)}"
+    where = f"{SAID_EARLY}; learning rates {curves.table.said(columns)}"
     return Findings((size, direction), beside + sides + more + others, where)
 
 
@@ -245,7 +259,7 @@ def lp_shift(curves: CurveTable, min_effect: float) -> Findings:
     roles, readings = ("none", *norms), ("moments/mean_change", "moments/variance_change")
     columns = curves.columns(roles, roles)
     if not columns.any():
-        return Findings(problem=_NONE_LEFT)
+        return Findings(problem=NONE_LEFT)
     found = curves.summaries(roles, readings, columns)
     parts: list[Part] = []
     sides: list[Side] = []
@@ -257,7 +271,7 @@ def lp_shift(curves: CurveTable, min_effect: float) -> Findings:
                 return Findings(problem=f"no finite readings of {reading} in the first third of training")
             parts.append(part)
             sides.extend(more)
-    return Findings(tuple(parts), tuple(sides), f"{_SAID}; learning rates {curves.table.said(columns)}")
+    return Findings(tuple(parts), tuple(sides), f"{SAID_EARLY}; learning rates {curves.table.said(columns)}")
 
 
 def lp_landscape(curves: CurveTable, min_effect: float) -> Findings:
@@ -265,7 +279,7 @@ def lp_landscape(curves: CurveTable, min_effect: float) -> Findings:
     norms = tuple(role for role in curves.table.arms if role in ("l1", "l2", "linf"))
     columns = curves.columns(("none", *norms), ("none", *norms))
     if not columns.any():
-        return Findings(problem=_NONE_LEFT)
+        return Findings(problem=NONE_LEFT)
     reading = "landscape/loss_width"
     found = curves.summaries(("none", *norms), (reading,), columns)
     parts: list[Part] = []
@@ -278,31 +292,4 @@ def lp_landscape(curves: CurveTable, min_effect: float) -> Findings:
             return Findings(problem=f"no finite readings of {reading} in the first third of training")
         parts.append(part)
         sides.extend(more)
-    return Findings(tuple(parts), tuple(sides), f"{_SAID}; learning rates {curves.table.said(columns)}")
-
-
-def trains_faster(curves: CurveTable, min_effect: float) -> Findings:
-    """Judge whether BatchNorm is ahead early in training, at equal learning rates."""
-    roles = ("batch", "none")
-    columns = curves.columns(roles, roles)
-    if not columns.any():
-        return Findings(problem=_NONE_LEFT)
-    accuracy = curves.table.unit == "points"
-    reading = "train_accuracy" if accuracy else "train_loss"
-    found = curves.summaries(roles, (reading,), columns, "mean")
-    if accuracy:
-        phases = _shown(found, lambda phase: found["batch", reading, phase] - found["none", reading, phase])
-    else:
-        phases = _shown(
-            found, lambda phase: _logs(found["none", reading, phase]) - _logs(found["batch", reading, phase])
-        )
-    if EARLY.name not in phases:
-        return Findings(problem=f"no finite readings of {reading} in the first third of training")
-    label = "batch − none, mean training accuracy" if accuracy else "none / batch, mean training loss"
-    part = Part(f"{label}, early", tuple(phases[EARLY.name].tolist()), min_effect, curves.table.unit)
-    sides = tuple(
-        Side(f"{label}, {phase}", tuple(values.tolist()), curves.table.unit)
-        for phase, values in phases.items()
-        if phase != EARLY.name
-    )
-    return Findings((part,), sides, f"{_SAID}; learning rates {curves.table.said(columns)}")
+    return Findings(tuple(parts), tuple(sides), f"{SAID_EARLY}; learning rates {curves.table.said(columns)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bnsweep.analysis.claims.catalogue import ClaimDefinition
@@ -12,7 +12,7 @@ from bnsweep.analysis.claims.curves import CurveTable
 from bnsweep.analysis.claims.final_scores import ScoreTable
 from bnsweep.analysis.claims.parts import ArmTable, Findings
 from bnsweep.analysis.scores import scores
-from bnsweep.analysis.tables import arm_label, facet_label
+from bnsweep.analysis.tables import arm_label, facet_label, lr_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,21 +89,43 @@ def findings(
         return Findings(problem="no finished trial has a final reading to compare"), least
     frame = results.trials[results.trials["facet"] == facet.name]
     chosen = facet.chosen(definition)
+    if frame[frame["arm"].isin(list(chosen.values()))].duplicated(["arm", "lr", "seed"]).any():
+        return Findings(
+            problem="an arm has several trials of one learning rate and seed: none is chosen"
+        ), least
     table = _score_table(frame, ranges, chosen, seeds)
     if table is None:
         return Findings(problem="the arms have no learning rate and seed in common"), least
     mixed = _mixed(results, table)
     if mixed:
         return Findings(problem=mixed), least
+    left = () if seeds is not None else _left_out(frame, table, chosen)
     if definition.scores is not None:
-        return definition.scores(table, least), least
+        return _noted(definition.scores(table, least), left), least
     assert definition.curves is not None
     config = facet.arms[chosen[definition.arms[0]]][0].config
     sizes = config.probes.get("landscape", {}).get("step_sizes", ())
     ceiling = 1 / min(sizes) if sizes else math.nan
     steps = int(config.parameters["steps"])
     curves = CurveTable(table, results.curves, steps, ceiling, results.layer_curves)
-    return definition.curves(curves, least), least
+    return _noted(definition.curves(curves, least), left), least
+
+
+def _noted(found: Findings, notes: Sequence[str]) -> Findings:
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def _left_out(frame: pd.DataFrame, table: ScoreTable, chosen: Mapping[str, str]) -> Sequence[str]:
+    """Say which learning rates and seeds some arm lacks, so that they are in no number of the claim."""
+    own = frame[frame["arm"].isin(list(chosen.values()))]
+    lrs = sorted(set(own["lr"]) - set(table.lrs))
+    seeds = sorted(set(own["seed"]) - set(table.seeds))
+    said = {"learning rates": [lr_text(float(lr)) for lr in lrs], "seeds": [str(seed) for seed in seeds]}
+    return tuple(
+        f"{what} that not every arm has are left out: {', '.join(values)}"
+        for what, values in said.items()
+        if values
+    )
 
 
 def _score_table(
@@ -137,7 +159,7 @@ def _score_table(
     unit = "points" if ranges.metric.kind == "accuracy" else "log10"
     return ScoreTable(
         tuple(float(lr) for lr in common_lrs), arms, ranges.reference, ranges.threshold,
-        ranges.metric.near, unit,
+        ranges.metric.near, unit, ranges.metric.title.lower(), tuple(int(seed) for seed in rows),
     )  # fmt: skip
 
 

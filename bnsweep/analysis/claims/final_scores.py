@@ -1,4 +1,4 @@
-"""Claims on final scores: which learning rates train, how well, and what noise does to it."""
+"""Claims on final scores: which learning rates train."""
 
 # ruff: noqa: RUF001 (dashes and signs as they are printed)
 
@@ -16,7 +16,7 @@ from bnsweep.analysis.tables import lr_text
 if TYPE_CHECKING:
     from bnsweep.analysis.claims.parts import Array, Flags
 
-__all__ = ["ScoreTable", "as_good", "lr_robustness", "noise_harmless", "noise_kills"]
+__all__ = ["ScoreTable", "lr_robustness"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class ScoreTable:
         threshold: Score above which a trial trains.
         near: How close to its best an arm counts as good as its best.
         unit: Of differences of scores: ``points``, or ``log10`` for losses.
+        metric: The reading that the scores are made of, for people.
+        seeds: The seed of each row; empty where scores were made up.
     """
 
     lrs: tuple[float, ...]
@@ -38,6 +40,8 @@ class ScoreTable:
     threshold: float
     near: float
     unit: str
+    metric: str = "score"
+    seeds: tuple[int, ...] = ()
 
     @property
     def step(self) -> float:
@@ -184,53 +188,4 @@ def _lr_sides(table: ScoreTable, none: ArmTable, batch: ArmTable) -> tuple[Side,
             "batch − none, width of the range as good as its own best", tuple(width.tolist()), "decades",
             table.step,
         ),
-    )  # fmt: skip
-
-
-def noise_harmless(table: ScoreTable, min_effect: float) -> Findings:
-    """Judge whether noise behind BatchNorm costs little, and both stay above no normalization."""
-    columns = table.trains("batch")
-    if not columns.any():
-        return Findings(problem="batch trains at no learning rate of the grid")
-    parts = (
-        _difference(table, "noisy_batch", "batch", columns, -min_effect),
-        _difference(table, "batch", "none", columns, 0.0),
-        _difference(table, "noisy_batch", "none", columns, 0.0),
-    )
-    return Findings(parts, (), f"learning rates at which batch trains: {table.said(columns)}")
-
-
-def as_good(table: ScoreTable, min_effect: float) -> Findings:
-    """Judge whether every Lp normalization trains as well as BatchNorm."""
-    columns = table.trains("batch")
-    if not columns.any():
-        return Findings(problem="batch trains at no learning rate of the grid")
-    parts = tuple(
-        _difference(table, role, "batch", columns, -min_effect)
-        for role in table.arms
-        if role in ("l1", "l2", "linf")
-    )
-    return Findings(parts, (), f"learning rates at which batch trains: {table.said(columns)}")
-
-
-def noise_kills(table: ScoreTable, min_effect: float) -> Findings:
-    """Judge whether noise without normalization keeps a network near its untrained level."""
-    columns = table.trains("none")
-    if not columns.any():
-        return Findings(problem="none trains at no learning rate of the grid, so noise has nothing to undo")
-    noisy = table.arms["noisy_none"].scores[:, columns].mean(axis=1)
-    part = Part(
-        "untrained level − noisy_none", tuple((table.reference - noisy).tolist()), -min_effect, table.unit,
-        table.resolution(("noisy_none",), columns),
-    )  # fmt: skip
-    lost = _difference(table, "none", "noisy_none", columns, 0.0)
-    side = Side(lost.label, lost.values, lost.unit, lost.resolution)
-    return Findings((part,), (side,), f"learning rates at which none trains: {table.said(columns)}")
-
-
-def _difference(table: ScoreTable, first: str, second: str, columns: Flags, threshold: float) -> Part:
-    a, b = (table.arms[role].scores[:, columns].mean(axis=1) for role in (first, second))
-    return Part(
-        f"{table.arms[first].name} − {table.arms[second].name}, mean final score",
-        tuple((a - b).tolist()), threshold, table.unit, table.resolution((first, second), columns),
     )  # fmt: skip

@@ -12,6 +12,7 @@ from bnsweep.analysis.claims.evidence import PlannedFacet, findings, planned_fac
 from bnsweep.analysis.claims.frozen import FrozenClaim, FrozenClaims
 from bnsweep.analysis.claims.parts import Findings, Part, Side, unit_text
 from bnsweep.analysis.statistics import PairedTest, holm, paired_interval, paired_test, seeds_needed
+from bnsweep.analysis.tables import ARM_PARAMETERS
 
 if TYPE_CHECKING:
     from bnsweep.analysis.results import Results
@@ -85,13 +86,11 @@ def judge(results: Results) -> tuple[Verdict, ...]:
     plan's hash.
     """
     frozen = results.frozen
-    found = [
-        _verdict(results, facet, claim)
-        for claim in frozen.claims
-        if claim.name in CATALOGUE
-        for facet in planned_facets(results)
-        if _applies(facet, CATALOGUE[claim.name])
-    ]
+    facets, found = planned_facets(results), []
+    for claim in frozen.claims:
+        if claim.name in CATALOGUE:
+            own = [facet for facet in facets if _applies(facet, CATALOGUE[claim.name])]
+            found += [_verdict(results, facet, claim) for facet in own] or [_apart(results, claim)]
     corrected = adjust(looked(found, frozen, results.looks))
     done = []
     for verdict, (above, below) in zip(found, corrected, strict=True):
@@ -103,6 +102,26 @@ def _applies(facet: PlannedFacet, definition: ClaimDefinition) -> bool:
     chosen = facet.chosen(definition)
     some = not definition.any_of or any(norm in chosen for norm in definition.any_of)
     return some and all(norm in chosen for norm in definition.arms)
+
+
+def _apart(results: Results, claim: FrozenClaim) -> Verdict:
+    """Say that no setting of a sweep has all arms of a claim, and what the arms differ in."""
+    definition = CATALOGUE[claim.name]
+    norms = set(definition.norms)
+    parameters = [one.config.parameters for one in results.plan if one.config.parameters["norm"] in norms]
+    skip = {*ARM_PARAMETERS, "lr", "seed"}
+    differ = [
+        name
+        for name in results.varying
+        if name not in skip and len({one.get(name) for one in parameters}) > 1
+    ]
+    reason = f"arm missing: no setting has {' and '.join(definition.arms)} together"
+    if definition.any_of:
+        reason += f" with one of {', '.join(definition.any_of)}"
+    if differ:
+        reason += f"; its arms differ in {', '.join(differ)}, and are never compared across"
+    least = definition.least("accuracy") if claim.min_effect is None else claim.min_effect
+    return Verdict(claim, definition, "", "", reason, least, Judged(Findings(problem=reason)))
 
 
 def _verdict(results: Results, facet: PlannedFacet, claim: FrozenClaim) -> Verdict:

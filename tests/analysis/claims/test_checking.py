@@ -32,6 +32,9 @@ CASES = {
         text("ics_not_reduced", probes="{ics: {every: 101}}"),
         "every 101 of 300 steps; lower probes.ics.every",
     ),
+    "early training readings": (
+        text("trains_faster", steps=24), "every 10 of 24 steps; lower parameters.log_every",
+    ),
     "learning rates": (text("lr_robustness", lrs="0.1"), "must have 2 learning rates or more"),
     "seeds": (text("lr_robustness", seeds=1), "must have 2 seeds or more"),
 }  # fmt: skip

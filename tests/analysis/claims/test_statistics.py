@@ -7,8 +7,10 @@ import pytest
 from scipy import stats
 
 from benchmarks import calibration
+from bnsweep.analysis.claims.final_scores import largest_lr, lr_sensitivity, width_near_best
 from bnsweep.analysis.statistics import (
     holm,
+    improvement_interval,
     interquartile_mean,
     iqm_interval,
     paired_interval,
@@ -92,10 +94,17 @@ def test_planning_is_consistent():
     assert seeds_needed(1e-9, 1.0) is None
 
 
-@pytest.mark.parametrize(("excess", "n"), [(1.0, 5), (1.7, 5), (1.5, 10)])
-def test_power_is_as_forecast(excess, n):
-    seen = calibration.observed_power(excess, 1.0, n, 0.0, 600, generator(4))
-    assert seen == pytest.approx(power(excess, 1.0, n), abs=0.05)
+@pytest.mark.parametrize(("wanted", "n"), [(0.5, 5), (0.8, 5), (0.8, 10)])
+def test_power_is_as_forecast(wanted, n):
+    excess = smallest_excess(0.1, n, wanted)
+    seen = calibration.observed_power(calibration.normal, 0.0, excess, n, 600, generator(4))
+    assert seen == pytest.approx(wanted, abs=0.05)
+
+
+@pytest.mark.parametrize("shape", calibration.SHAPES)
+def test_a_claim_at_its_threshold_is_not_supported(shape):
+    found = calibration.observed_power(*calibration.SHAPES[shape], 0.0, 5, 400, generator(6))
+    assert found <= 0.05
 
 
 SCHEDULE = SeedSchedule(5, 5, 20)
@@ -179,3 +188,91 @@ def test_rliable_measures():
         ]
     )
     assert probability_of_improvement(scores, other) == pytest.approx(direct)
+
+
+# -- formulas written from their definitions, beside ours ----------------------------------------
+
+
+def test_holm_is_the_step_down_procedure():
+    """Holm 1979: going up the ordered p-values, reject while p(k) <= alpha / (m - k + 1)."""
+    rng = generator(31)
+    for size in (1, 2, 7, 15):
+        p = rng.random(size) ** 3
+        p[: size // 2] = np.round(p[: size // 2], 1)  # ties
+        adjusted = np.asarray(holm(p.tolist()))
+        for alpha in (0.01, 0.05, 0.2):
+            rejected = np.zeros(size, dtype=bool)
+            for rank, index in enumerate(np.argsort(p, kind="stable")):
+                if p[index] > alpha / (size - rank):
+                    break
+                rejected[index] = True
+            assert (adjusted <= alpha).tolist() == rejected.tolist()
+
+
+def test_learning_rate_sensitivity_is_that_of_the_definition():
+    """Wortsman et al. 2023, Section 2.2: the mean over the grid of min(loss, first loss) - best loss."""
+    losses = np.array([[0.9, 0.3, 0.2, 7.0, np.inf], [2.0, 1.0, 0.5, 0.6, 3.0]])
+    first = 2.3
+    expected = [np.mean([min(loss, first) - min(row) for loss in row]) for row in losses]
+    assert lr_sensitivity(-losses, -first) == pytest.approx(expected)
+    chance = np.array([[0.9, 0.8, 0.05]])
+    assert lr_sensitivity(chance, 0.1)[0] == pytest.approx((0.0 + 0.1 + (0.9 - 0.1)) / 3)
+
+
+def test_widths_and_reaches_are_counted_by_hand():
+    lrs = (0.001, 0.01, 0.1, 1.0, 10.0)
+    scores = np.array([
+        [0.90, 0.50, 0.89, 0.91, 0.10],  # best at 1, unbroken down to 0.1
+        [0.91, 0.90, 0.895, 0.10, 0.10],  # best at the first
+        [0.10, 0.10, 0.10, 0.10, 0.95],  # best at the last, alone
+    ])  # fmt: skip
+    assert width_near_best(scores, lrs, 0.02) == pytest.approx([1.0, 2.0, 0.0])
+    assert largest_lr(scores, lrs, 0.5, -9.0) == pytest.approx([0.0, -1.0, 1.0])
+    assert largest_lr(np.full((1, 5), 0.1), lrs, 0.5, -9.0) == pytest.approx([-9.0])
+
+
+def test_the_interval_of_the_iqm_is_the_stratified_percentile_bootstrap():
+    """As in rliable: runs drawn again with replacement in each task, all scores pooled, then percentiles."""
+    scores = generator(33).normal(0.5, 0.2, (12, 4))
+    rng, found = generator(34), []
+    for _ in range(4000):
+        drawn = np.stack([scores[rng.integers(0, 12, 12), task] for task in range(4)], axis=1)
+        ordered = np.sort(drawn.ravel())
+        found.append(ordered[12:36].mean())
+    expected = np.percentile(found, [2.5, 97.5])
+    ours = iqm_interval(scores, generator(35), 4000)
+    assert ours == pytest.approx(expected, abs=0.1 * (expected[1] - expected[0]))
+
+
+def test_what_a_bootstrap_interval_of_five_pairs_lacks():
+    """Percentile and BCa intervals, from their definitions, against SciPy: too short for verdicts."""
+    values = generator(36).normal(0.3, 0.1, 5)
+    rng = generator(37)
+    means = np.sort(values[rng.integers(0, 5, (40_000, 5))].mean(axis=1))
+    percentile = np.percentile(means, [2.5, 97.5])
+    bias = stats.norm.ppf(np.mean(means < values.mean()) + 0.5 * np.mean(means == values.mean()))
+    jackknife = np.array([np.delete(values, i).mean() for i in range(5)])
+    spread = jackknife.mean() - jackknife
+    acceleration = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
+    z = bias + stats.norm.ppf([0.025, 0.975])
+    bca = np.quantile(means, stats.norm.cdf(bias + z / (1 - acceleration * z)))
+    _, _, low, high = paired_interval(values.tolist())
+    for method, expected in (("percentile", percentile), ("BCa", bca)):
+        found = stats.bootstrap((values,), np.mean, n_resamples=40_000, method=method, rng=generator(38))
+        ends = (found.confidence_interval.low, found.confidence_interval.high)
+        assert ends == pytest.approx(tuple(expected), abs=0.005)
+        assert expected[1] - expected[0] < 0.8 * (high - low)
+
+
+def test_the_interval_of_the_probability_of_improvement_is_a_stratified_bootstrap():
+    first, second = generator(40).normal(0.3, 1, (7, 3)), np.round(generator(41).normal(0, 1, (5, 3)), 1)
+    rng, found = generator(42), []
+    for _ in range(1500):
+        total = 0.0
+        for task in range(3):
+            a, b = first[rng.integers(0, 7, 7), task], second[rng.integers(0, 5, 5), task]
+            total += stats.mannwhitneyu(a, b).statistic / 35
+        found.append(total / 3)
+    expected = np.percentile(found, [2.5, 97.5])
+    ours = improvement_interval(first, second, generator(43))
+    assert ours == pytest.approx(expected, abs=0.1 * (expected[1] - expected[0]))

@@ -85,30 +85,76 @@ def test_a_smaller_threshold_of_the_users_is_used(accuracies):
     assert (found["lr_robustness"].word, found["lr_robustness"].min_effect) == ("undecided", 0.9)
 
 
-def test_noise_is_harmless_and_kills(tmp_path, synthetic):
-    level = {"none": 0.6, "batch": 0.9, "noisy_batch": 0.895, "noisy_none": 0.12}
+def trained(synthetic, early, late, final, **bursts):
+    """Make outcomes whose training accuracy is ``early`` in the first third, ``late`` after it, by norm."""
     rng = np.random.default_rng(1)
-    plan = synthetic.trials([{"norm": norm, "lr": lr} for norm in level for lr in (0.01, 0.1)], range(8))
-    outcome = lambda one: synthetic.Outcome(  # noqa: E731
-        {"test_accuracy": level[one.parameters["norm"]] + 0.004 * rng.standard_normal()}
-    )
-    found = verdicts(synthetic.build(tmp_path, plan, outcome), "noise_harmless", "noise_kills_unnormalized")
+
+    def outcome(one):
+        norm = one.parameters["norm"]
+        if one.seed in bursts.get(norm, ()):
+            return synthetic.Outcome({}, diverged_step=7, last_finite_loss=9.0)
+        shift = 0.004 * rng.standard_normal()
+        rows = [
+            (step, "train_accuracy", 0, (early if step <= 100 else late)[norm] + shift, synthetic.TIME)
+            for step in range(0, 300, 10)
+        ]
+        return synthetic.Outcome({"test_accuracy": final[norm] + shift}, rows)
+
+    return outcome
+
+
+def noise_plan(synthetic, norms, seeds=8):
+    grid = [{"norm": norm, "lr": lr, "steps": 300} for norm in norms for lr in (0.01, 0.1)]
+    return synthetic.trials(grid, range(seeds))
+
+
+# The paper's Figure 2: training accuracy at step 1 000 and over the last 1 000 steps.
+FIGURE_2 = (
+    {"none": 0.52, "batch": 0.80, "noisy_batch": 0.76, "noisy_none": 0.11},
+    {"none": 0.996, "batch": 0.987, "noisy_batch": 0.979, "noisy_none": 0.12},
+)
+
+
+def test_the_papers_own_figure_supports_its_claims_on_noise(tmp_path, synthetic):
+    final = {"none": 0.80, "batch": 0.83, "noisy_batch": 0.60, "noisy_none": 0.1}
+    outcome = trained(synthetic, *FIGURE_2, final)
+    ledger = synthetic.build(tmp_path, noise_plan(synthetic, final), outcome)
+    found = verdicts(ledger, "noise_harmless", "noise_kills_unnormalized")
     assert {key: one.word for key, one in found.items()} == dict.fromkeys(found, "supported")
-    labels = [part.label for part in found["noise_harmless"].judged.findings.parts]
-    assert labels[0] == "noisy_batch − batch, mean final score"  # noqa: RUF001
+    harmless = found["noise_harmless"].judged.findings
+    means = [float(np.mean(part.values)) for part in harmless.parts]
+    assert means == pytest.approx([-0.008, 0.28, 0.24], abs=0.01)
+    assert harmless.parts[0].label == "noisy_batch − batch, mean training accuracy, late"  # noqa: RUF001
+    beside = {side.label: float(np.mean(side.values)) for side in harmless.sides}
+    assert beside["noisy_batch − batch, mean final test accuracy"] == pytest.approx(-0.23, abs=0.01)  # noqa: RUF001
 
 
-def test_harmful_noise_refutes(tmp_path, synthetic):
+@pytest.mark.parametrize("late", [True, False])
+def test_noise_that_costs_training_refutes_and_noise_that_costs_the_test_does_not(tmp_path, synthetic, late):
     level = {"none": 0.6, "batch": 0.9, "noisy_batch": 0.8}
-    rng = np.random.default_rng(1)
-    plan = synthetic.trials([{"norm": norm, "lr": 0.1} for norm in level], range(8))
-    outcome = lambda one: synthetic.Outcome(  # noqa: E731
-        {"test_accuracy": level[one.parameters["norm"]] + 0.004 * rng.standard_normal()}
-    )
-    assert (
-        verdicts(synthetic.build(tmp_path, plan, outcome), "noise_harmless")["noise_harmless"].word
-        == "refuted"
-    )
+    same = level | {"noisy_batch": 0.9}
+    outcome = trained(synthetic, same, level if late else same, same if late else level)
+    found = verdicts(synthetic.build(tmp_path, noise_plan(synthetic, level), outcome), "noise_harmless")
+    assert found["noise_harmless"].word == ("refuted" if late else "supported")
+
+
+def test_a_seed_that_diverges_counts_as_untrained_in_training_readings(tmp_path, synthetic):
+    level = {"batch": 0.9, "l1": 0.9}
+    outcome = trained(synthetic, level, level, level, l1=(3,))
+    ledger = synthetic.build(tmp_path, noise_plan(synthetic, level), outcome)
+    [part] = verdicts(ledger, "lp_train_as_well")["lp_train_as_well"].judged.findings.parts
+    assert part.values[3] == pytest.approx(0.1 - 0.9, abs=0.02)
+    assert part.resolution > 0.3
+
+
+def test_lp_norms_are_judged_by_the_last_third(tmp_path, synthetic):
+    early, late = {"batch": 0.8, "linf": 0.3}, {"batch": 0.9, "linf": 0.9}
+    outcome = trained(synthetic, early, late, late)
+    found = verdicts(synthetic.build(tmp_path, noise_plan(synthetic, late), outcome), "lp_train_as_well")
+    assert found["lp_train_as_well"].word == "supported"
+    early_side = found["lp_train_as_well"].judged.findings.sides[0]
+    assert early_side.label == "linf − batch, mean training accuracy, early"  # noqa: RUF001
+    assert np.mean(early_side.values) == pytest.approx(-0.5, abs=0.01)
 
 
 @pytest.fixture(scope="module")
