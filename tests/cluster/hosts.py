@@ -175,6 +175,8 @@ class Host:
         if self.outer.poll() is None:
             os.kill(self.first, signal.SIGKILL)
             self.outer.wait(30)
+            if self.outer.stdout is not None:
+                self.outer.stdout.close()
             subprocess.run(["ip", "link", "del", self.cable], capture_output=True, check=False)
 
 
