@@ -22,6 +22,7 @@ from bnsweep.trial import TrialConfig
 
 from . import node_probe
 from .machine import Node
+from .origin import hide_secrets
 from .preflight import Preflight
 
 __all__ = ["Cluster", "table"]
@@ -320,7 +321,7 @@ def _look_there(request: dict[str, Any]) -> dict[str, Any]:
     try:
         return look(request)
     except BnsweepError as error:
-        return {"error": str(error)}
+        return {"error": hide_secrets(str(error))}
 
 
 def _absolute(folder: str, key: str) -> Place:

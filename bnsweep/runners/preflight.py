@@ -19,6 +19,8 @@ from typing import Any
 from bnsweep.errors import BnsweepError
 from bnsweep.trial import CUSTOM_NORM, DataFacts, TrialConfig
 
+from .origin import hide_secrets
+
 __all__ = ["Preflight", "look", "preflight", "prepare_images"]
 
 
@@ -119,7 +121,7 @@ def _main() -> None:
     try:
         answer = look(json.load(sys.stdin))
     except BnsweepError as error:
-        answer = {"error": str(error)}
+        answer = {"error": hide_secrets(str(error))}
     output.write(json.dumps(answer) + "\n")
     output.flush()
 
