@@ -422,4 +422,4 @@ def _never(found: Any, cpus: float, gpus: float) -> bool:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+    return hide_secrets(lines[-1])[:300] if lines else type(error).__name__

@@ -66,7 +66,9 @@ def preflight(trials: Sequence[TrialConfig], data_root: str | None) -> Preflight
         answer = json.loads(process.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         last = (process.stderr.strip().splitlines() or ["no output"])[-1]
-        raise BnsweepError(f"The sweep's networks must build, but the attempt ended with: {last}") from None
+        raise BnsweepError(
+            f"The sweep's networks must build, but the attempt ended with: {hide_secrets(last)}"
+        ) from None
     if answer.get("error"):
         raise BnsweepError(answer["error"])
     return Preflight(tuple(answer["notes"]), dict(answer["stacks"]), int(answer["gpus"]))

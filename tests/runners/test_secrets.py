@@ -106,8 +106,8 @@ def test_neither_ledger_nor_tracking_nor_logs_nor_output_keep_secrets(
     refused = call("run", str(write_sweep(tiny)))
     assert refused.returncode == 2
     assert "no memory for" in refused.stderr
-    said = done.stdout + done.stderr + refused.stdout + refused.stderr
-    assert [word for word in WORDS if word in said] == []
+    for said in (done.stdout, done.stderr, refused.stdout, refused.stderr):
+        assert [word for word in WORDS if word in said] == [], said
     assert keeping(tmp_path) == []
     assert keeping(temporary) == []
 
