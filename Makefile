@@ -36,7 +36,7 @@ tests: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m "not mlflow"
 
 test-mlflow: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m mlflow tests/tracking
+	$(BIN)/python -m pytest -n 2 -m mlflow tests/tracking tests/deploy
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -92,7 +92,13 @@ class Where:
 
 
 @contextmanager
-def join(spec: SweepSpec, address: str | None, insecure: bool, tell: Callable[[str], None]) -> Iterator[Site]:
+def join(
+    spec: SweepSpec | None,
+    address: str | None,
+    insecure: bool,
+    tell: Callable[[str], None],
+    patience: float = float("inf"),
+) -> Iterator[Site]:
     """Give the site of a run: this machine, or the cluster at ``address``, which is joined meanwhile."""
     from bnsweep.runners import Machine
 
@@ -102,7 +108,10 @@ def join(spec: SweepSpec, address: str | None, insecure: bool, tell: Callable[[s
     from bnsweep.runners.joining import attach
     from bnsweep.runners.parcel import packed
 
-    with packed(spec) as parcel, attach(address, insecure=insecure, parcel=parcel, say=tell) as cluster:
+    with (
+        packed(spec) as parcel,
+        attach(address, insecure=insecure, parcel=parcel, say=tell, patience=patience) as cluster,
+    ):
         yield cluster
 
 

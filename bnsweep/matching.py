@@ -31,9 +31,11 @@ __all__ = [
     "admit",
     "match",
     "match_in_looks",
+    "one_of_each",
     "refuse_unprepared",
     "stored_plan",
     "text_of",
+    "tracking_of",
 ]
 
 
@@ -130,7 +132,7 @@ def match(
     for line in describe_starts(spec, starts):
         tell(line)
     tell_what_is_not_kept(spec, planned, before, tell)
-    uri = _tracking_uri(spec, folder.parent)
+    uri = tracking_of(spec, folder.parent)
     more = bool(left or unasked)
     if not more and uri is not None and before is not None:
         uri = _reachable(uri, before, tell)
@@ -221,7 +223,7 @@ def _reachable(uri: str, ledger: Ledger, tell: Callable[[str], None]) -> str | N
     return uri
 
 
-def _one_of_each(trials: Sequence[TrialConfig]) -> list[TrialConfig]:
+def one_of_each(trials: Sequence[TrialConfig]) -> list[TrialConfig]:
     """Return one trial of each static signature."""
     kinds: dict[tuple[object, ...], TrialConfig] = {}
     for trial in trials:
@@ -252,20 +254,30 @@ def admit(
         _say_if_away(uri, tell)
     if not (place / "ledger.json").is_file():
         Ledger.check_place(place)
-    found = site.preflight(_one_of_each(kinds), data_folder(spec))
+    found = site.preflight(one_of_each(kinds), data_folder(spec))
     for note in found.notes:
         tell(f"note: {note}")
     site.check_gpus(resources.gpus, found)
     return found
 
 
-def _tracking_uri(spec: SweepSpec, folder: Place) -> str | None:
+def tracking_of(spec: SweepSpec | None, folder: Place) -> str | None:
+    """Return the store of a sweep: its file's, else ``$BNSWEEP_TRACKING_URI``, else beside the results."""
     from bnsweep.tracking import default_uri
     from bnsweep.tracking.uris import absolute_uri
 
-    if spec.tracking == "none":
+    stated = _stated_uri(spec)
+    if stated == "none":
         return None
-    return absolute_uri(spec.tracking) if spec.tracking else default_uri(local_folder(folder))
+    return absolute_uri(stated) if stated else default_uri(local_folder(folder))
+
+
+def _stated_uri(spec: SweepSpec | None) -> str | None:
+    """Return the store that a sweep's file or the environment names, without a password."""
+    from bnsweep.tracking.credentials import without_login
+
+    given = without_login(os.environ.get("BNSWEEP_TRACKING_URI", ""))
+    return (spec.tracking if spec else None) or given or None
 
 
 def text_of(spec: SweepSpec) -> str:
@@ -303,4 +315,5 @@ def _stored_uri(spec: SweepSpec) -> str | None:
     """Return the tracking store as other commands, in other directories, have to name it."""
     from bnsweep.tracking.uris import absolute_uri
 
-    return absolute_uri(spec.tracking) if spec.tracking and spec.tracking != "none" else spec.tracking
+    stated = _stated_uri(spec)
+    return absolute_uri(stated) if stated and stated != "none" else stated

@@ -7,21 +7,24 @@ import json
 import platform
 import secrets
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnsweep import api
-from bnsweep.errors import BnsweepError
+from bnsweep.doctor import Finding, exit_code_of
+from bnsweep.errors import BnsweepError, ServiceError
+from bnsweep.lookup import Source
 from bnsweep.matching import text_of
 from bnsweep.sweep import SweepSpec, make_plan
 
 if TYPE_CHECKING:
     from bnsweep.runners.jobs import Job, Jobs
 
-__all__ = ["SUBMISSION", "Submitted", "ask", "jobs_at", "resume", "submit", "sweep_name"]
+__all__ = ["SUBMISSION", "Submitted", "ask", "examine", "jobs_at", "resume", "submit", "sweep_name"]
 
 SUBMISSION = "submission.json"
 """File beside the sweep's on the cluster: who sent it, from which commit, with which changes."""
@@ -68,6 +71,7 @@ def submit(
     storage: str | None = None,
     extra: Sequence[str] = (),
     flags: Sequence[str] = (),
+    look: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> Submitted:
     """Start a sweep as a job of a cluster, unless that job is there already.
@@ -79,6 +83,7 @@ def submit(
         storage: Folder of results, instead of the file's; as the cluster's machines see it.
         extra: Further files and folders to send, such as modules that a norm imports.
         flags: Words for ``bnsweep run`` there, such as ``--retry-failed``.
+        look: Let the cluster be examined first, as :func:`examine` does.
         say: Called with sentences for people.
 
     Returns:
@@ -86,8 +91,9 @@ def submit(
 
     Raises:
         SpecError: If the file is wrong.
-        BnsweepError: If storage is a relative folder, what is sent is too large, or versions differ.
-        ServiceError: If the cluster does not answer or refuses the token.
+        BnsweepError: If storage is a relative folder, what is sent is too large, or a look has found a
+            problem; nothing was started then.
+        ServiceError: If the cluster does not answer or refuses the token, or what a look needs does not.
     """
     spec = api.load(file)
     _check_storage(spec, storage)
@@ -95,7 +101,12 @@ def submit(
     words = ["run", "sweep.yaml", "--wait", str(WAIT_SECONDS), *where, *flags]
     if insecure:
         words.append("--insecure")
-    job, new, size = _send(spec, words, address, insecure, [Path(path) for path in extra], say)
+    with _packed(spec, [Path(path) for path in extra]) as (folder, size, content):
+        jobs = _checked(address, insecure, say)
+        job_id = _job_id(spec.name, content, words)
+        if look and jobs.live(spec.name, job_id) is None:
+            _refuse_problems(examine(spec, address, insecure=insecure, storage=storage, say=say, jobs=jobs))
+        job, new = _start(jobs, folder, words, job_id, spec.name, content)
     return Submitted(job, new, make_plan(spec).count, size)
 
 
@@ -122,7 +133,10 @@ def resume(
     words = ["resume", name, "--wait", str(WAIT_SECONDS), *where, *flags]
     if insecure:
         words.append("--insecure")
-    job, new, size = _send(None, words, address, insecure, [], say, sweep=Path(name).name)
+    sweep = Path(name).name
+    with _packed(None) as (folder, size, content):
+        jobs = _checked(address, insecure, say)
+        job, new = _start(jobs, folder, words, _job_id(sweep, content, words), sweep, content)
     return Submitted(job, new, 0, size)
 
 
@@ -148,14 +162,93 @@ def ask(
     Returns:
         Its exit code.
     """
-    jobs = jobs_at(address, insecure, say)
-    job, _, _ = _send(None, list(words), address, insecure, [], say, sweep=sweep, verb=words[0], jobs=jobs)
+    jobs = _checked(address, insecure, say)
+    with _packed(None) as (folder, _, content):
+        return _ask(jobs, folder, words, sweep, content, write)
+
+
+def _ask(
+    jobs: Jobs, folder: Path, words: Sequence[str], sweep: str, content: str, write: Callable[[str], None]
+) -> int:
+    """Run a verb as a short job and wait for its end; return its exit code."""
+    verb = words[0]
+    job_id = f"bnsweep-{sweep}-{verb}-{secrets.token_hex(4)}"
+    job, _ = _start(jobs, folder, words, job_id, sweep, content, verb)
     job = jobs.wait(job.job_id, ASK_SECONDS)
     write(output_of(jobs.logs(job.job_id)))
     if not job.ended:
         jobs.stop(job.job_id)
-        raise BnsweepError(f"{words[0]} must end within {ASK_SECONDS:.0f} s, but job {job.job_id} did not.")
+        raise BnsweepError(f"{verb} must end within {ASK_SECONDS:.0f} s, but job {job.job_id} did not.")
     return job.exit_code if job.exit_code is not None else 4
+
+
+def examine(
+    file: Source | None,
+    address: str,
+    *,
+    insecure: bool = False,
+    storage: str | None = None,
+    extra: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+    jobs: Jobs | None = None,
+) -> list[Finding]:
+    """Look whether a sweep could run on a cluster, from any machine; see :mod:`bnsweep.doctor`.
+
+    The address, the token and Ray's version are looked at from here, all else by a short job there.
+
+    Args:
+        file: The sweep file; without one, what every sweep needs is looked at.
+        address: ``http(s)://HOST:PORT`` of the cluster's dashboard.
+        insecure: Permit a cluster on 127.0.0.1 that asks for no token.
+        storage: Folder of results, as the cluster's machines see it.
+        extra: Further files and folders to send, as for :func:`submit`.
+        say: Called with sentences for people.
+        jobs: The cluster's jobs, where they are known.
+    """
+    spec: SweepSpec | None = None
+    try:
+        if file is not None:
+            spec = api.load(file)
+            _check_storage(spec, storage)
+    except BnsweepError as error:
+        return [Finding("file", "problem", str(error), error.exit_code)]
+    try:
+        jobs = jobs or _checked(address, insecure, say)
+    except BnsweepError as error:
+        return [Finding("cluster", "problem", str(error), error.exit_code)]
+    first = Finding("cluster", "ok", f"{jobs.url} answers and takes the token; Ray {jobs.ray_version}")
+    words = ["doctor", *(["sweep.yaml"] if spec else []), "--json"]
+    words += [] if storage is None else ["--storage", storage]
+    words += ["--insecure"] if insecure else []
+    said: list[str] = []
+    sweep = spec.name if spec else "all"
+    try:
+        with _packed(spec, [Path(path) for path in extra]) as (folder, _, content):
+            _ask(jobs, folder, words, sweep, content, said.append)
+        return [first, *_heard("".join(said))]
+    except BnsweepError as error:
+        return [first, Finding("job", "problem", str(error), error.exit_code)]
+
+
+def _heard(text: str) -> list[Finding]:
+    """Return the findings that a job has printed as its last line."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    try:
+        return [Finding.of(content) for content in json.loads(lines[-1])["findings"]]
+    except (ValueError, IndexError, KeyError, TypeError):
+        last = lines[-1][:400] if lines else "nothing"
+        text = f"A job must run on the cluster, but what it said was: {last}. See ray job logs."
+        return [Finding("job", "problem", text, ServiceError.exit_code)]
+
+
+def _refuse_problems(findings: Sequence[Finding]) -> None:
+    """Raise what is wrong, all of it, as one error with the right exit code."""
+    bad = [finding for finding in findings if finding.state == "problem"]
+    if not bad:
+        return
+    text = "\n".join(f"{finding.what}: {finding.text}" for finding in bad)
+    kind = ServiceError if exit_code_of(bad) == ServiceError.exit_code else BnsweepError
+    raise kind(f"Nothing was started, since bnsweep doctor has found:\n{text}")
 
 
 def output_of(text: str) -> str:
@@ -184,38 +277,38 @@ def _check_storage(spec: SweepSpec, storage: str | None) -> None:
         )
 
 
-def _send(
-    spec: SweepSpec | None,
-    words: list[str],
-    address: str,
-    insecure: bool,
-    extra: list[Path],
-    say: Callable[[str], None],
-    *,
-    sweep: str = "",
-    verb: str = "run",
-    jobs: Jobs | None = None,
-) -> tuple[Job, bool, int]:
-    """Put together what a job needs, look at the cluster, and start the job."""
+@contextmanager
+def _packed(spec: SweepSpec | None, extra: Sequence[Path] = ()) -> Iterator[tuple[Path, int, str]]:
+    """Give a folder with what a job needs, its size in bytes and its digest; gone afterwards."""
     from bnsweep.runners.parcel import check_size, digest_of, fill, modules_of
 
-    name = spec.name if spec else sweep
     with tempfile.TemporaryDirectory(prefix="bnsweep-parcel-") as made:
         folder = Path(made)
         fill(folder, [*(modules_of(spec) if spec else []), *extra])
         if spec:
             (folder / "sweep.yaml").write_text(spec.text or text_of(spec))
-        size = check_size(folder)
-        content = digest_of(folder)
-        jobs = jobs or jobs_at(address, insecure, say)
-        _check_ray(jobs)
-        job_id = f"bnsweep-{name}-{_short(content, words)}"
-        if verb != "run":
-            job_id = f"bnsweep-{name}-{verb}-{secrets.token_hex(4)}"
-        (folder / SUBMISSION).write_text(json.dumps(_submission(job_id, content), indent=1))
-        labels = {"sweep": name, "content": content, "verb": verb}
-        job, new = jobs.submit(folder, words, job_id, labels, {"BNSWEEP_SUBMISSION": SUBMISSION})
-    return job, new, size
+        yield folder, check_size(folder), digest_of(folder)
+
+
+def _start(
+    jobs: Jobs, folder: Path, words: Sequence[str], job_id: str, sweep: str, content: str, verb: str = "run"
+) -> tuple[Job, bool]:
+    """Start a job with what lies in a folder, unless it is there already."""
+    (folder / SUBMISSION).write_text(json.dumps(_submission(job_id, content), indent=1))
+    labels = {"sweep": sweep, "content": content, "verb": verb}
+    return jobs.submit(folder, words, job_id, labels, {"BNSWEEP_SUBMISSION": SUBMISSION})
+
+
+def _job_id(sweep: str, content: str, words: Sequence[str]) -> str:
+    """Return the id of the job that runs a sweep with this content and these words."""
+    return f"bnsweep-{sweep}-{_short(content, words)}"
+
+
+def _checked(address: str, insecure: bool, say: Callable[[str], None]) -> Jobs:
+    """Return the jobs of a cluster that runs the Ray that is installed here."""
+    jobs = jobs_at(address, insecure, say)
+    _check_ray(jobs)
+    return jobs
 
 
 def _short(content: str, words: Sequence[str]) -> str:

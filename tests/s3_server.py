@@ -124,7 +124,8 @@ class Handler(WSGIRequestHandler):
 
 def main() -> None:
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
-    server = make_server("127.0.0.1", 0, Faults(), threaded=True, request_handler=Handler)
+    where = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1"
+    server = make_server(where, 0, Faults(), threaded=True, request_handler=Handler)
     print(server.port, flush=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.read()  # ends with the process that started this one

@@ -14,6 +14,7 @@ __all__ = ["main"]
 
 VERBS = {
     "plan": "show what would run; starts nothing",
+    "doctor": "look whether a sweep could run: cluster, versions, storage, tracking, data, disks, clocks",
     "run": "make the ledger match the plan, here; again to resume or to extend",
     "submit": "the same on a Ray cluster, as a job that runs on by itself",
     "logs": "show what a sweep's job on a cluster has printed",

@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--retry-failed", action="store_true", help="take up the trials that failed before")
     parser.add_argument("--accept-changes", action="store_true", help="as for run")
+    parser.add_argument(
+        "--unchecked", action="store_true", help="send it without the looks that bnsweep doctor takes"
+    )
     parser.add_argument("--follow", action="store_true", help="show what the job prints, until it ends")
 
 
@@ -50,6 +53,7 @@ def call(arguments: argparse.Namespace) -> int:
         storage=arguments.storage,
         extra=arguments.extra,
         flags=flags_of(arguments),
+        look=not arguments.unchecked,
         say=say,
     )
     return tell(sent, arguments)

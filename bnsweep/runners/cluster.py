@@ -7,6 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bnsweep.errors import BnsweepError, ServiceError
+from bnsweep.errors import BnsweepError, ServiceError, StorageError
+from bnsweep.sweep.places import ObjectPath, Place, place
 from bnsweep.tracking.uris import sqlite_path
 from bnsweep.trial import TrialConfig
 
 from . import node_probe
 from .machine import Node
+from .origin import hide_secrets
 from .preflight import Preflight
 
 __all__ = ["Cluster", "table"]
@@ -37,10 +40,16 @@ class Cluster:
     Args:
         address: Where its control service is.
         say: Called with sentences for people.
+        patience: Seconds to wait for a free place of a worker.
     """
 
-    def __init__(self, address: str = "", say: Callable[[str], None] = lambda _: None) -> None:
-        self.address, self.say = address, say
+    def __init__(
+        self,
+        address: str = "",
+        say: Callable[[str], None] = lambda _: None,
+        patience: float = float("inf"),
+    ) -> None:
+        self.address, self.say, self.patience = address, say, patience
         self._resources = (1.0, 0.0)
 
     @property
@@ -81,13 +90,36 @@ class Cluster:
             ServiceError: If a machine does not answer.
         """
         self.check_place(cpus, gpus)
-        if not self.slots(cpus, gpus):
-            self._wait(ray.remote(num_cpus=cpus, num_gpus=gpus)(dict).remote())
+        self.await_place()
         self.check_versions()
-        if "://" not in storage:
-            self.check_shared(_absolute(storage, "storage"), "The folder of results")
+        self.check_storage(storage, uri)
+
+    def await_place(self) -> None:
+        """Wait until some machine is large enough for a worker, where none is yet but one may come.
+
+        Raises:
+            BnsweepError: If none ever can.
+            TimeoutError: If none has come within the patience.
+        """
+        cpus, gpus = self._resources
+        if self.slots(cpus, gpus):
+            return
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus)(dict).remote()
+        try:
+            self._wait(task)
+        except BaseException:
+            ray.cancel(task, force=True)
+            raise
+
+    def check_storage(self, storage: str, uri: str | None) -> None:
+        """Refuse folders of results and of a SQLite store that workers do not share with the driver.
+
+        Raises:
+            BnsweepError: Naming the nodes, and what to do.
+        """
+        self.check_shared(_absolute(storage, "storage"), "The folder of results")
         file = sqlite_path(uri) if uri else None
-        if file is not None and file.parent != Path(storage):
+        if file is not None and str(file.parent) != storage:
             self.check_shared(_absolute(str(file.parent), "tracking.uri"), "The folder of the SQLite store")
 
     def check_place(self, cpus: float, gpus: float) -> None:
@@ -127,25 +159,35 @@ class Cluster:
                 f"{table(rows)}\nInstall the same constraints.txt on all of them, or use one image."
             )
 
-    def check_shared(self, folder: Path, what: str) -> None:
-        """Refuse a folder that some worker does not share with the driver.
+    def check_shared(self, folder: Place, what: str) -> None:
+        """Refuse a folder that some worker does not share with the driver, or a store it cannot use.
 
         A file is written here, read there and answered; nothing is left behind.
 
         Args:
-            folder: The folder; made if absent.
+            folder: The folder; made if absent. Or a place in a store.
             what: What it is for, for the message.
 
         Raises:
             BnsweepError: Naming the nodes, and what to do.
+            StorageError: If the store does not answer here.
         """
-        made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        made = []
+        if isinstance(folder, Path):
+            made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         probe = folder / f".bnsweep-probe-{secrets.token_hex(8)}"
         nonce = secrets.token_hex(16)
         try:
             try:
                 probe.mkdir(parents=True)
                 (probe / "driver").write_text(nonce)
+                if isinstance(probe, ObjectPath) and (probe / "driver").create(b"again"):
+                    raise BnsweepError(
+                        f"The store at {folder} must keep what is there when it is told to (If-None-Match), "
+                        "but it wrote over it: two drivers could not be kept apart. Use another store."
+                    )
+            except StorageError:
+                raise
             except OSError as error:
                 raise BnsweepError(
                     f"{what} must be writable, but writing in {folder} failed: {error.strerror or error}. "
@@ -153,7 +195,11 @@ class Cluster:
                 ) from error
             bad = self._unshared(probe, nonce)
         finally:
-            shutil.rmtree(probe, ignore_errors=True)
+            if isinstance(probe, ObjectPath):
+                with suppress(OSError):
+                    probe.remove_all()
+            else:
+                shutil.rmtree(probe, ignore_errors=True)
             for parent in made:
                 if parent.is_dir() and not any(parent.iterdir()):
                     parent.rmdir()
@@ -164,7 +210,7 @@ class Cluster:
                 "results and an MLflow server for tracking."
             )
 
-    def _unshared(self, probe: Path, nonce: str) -> list[str]:
+    def _unshared(self, probe: Place, nonce: str) -> list[str]:
         answers = self.look({"folder": str(probe), "nonce": nonce})
         bad = [f"{answer['host']} says {answer['shared']}" for answer in answers.values() if answer["shared"]]
         if bad:
@@ -247,6 +293,8 @@ class Cluster:
         began, told = time.monotonic(), time.monotonic()
         since = datetime.now().astimezone().strftime("%H:%M:%S")
         while not ray.wait([task], timeout=2.0)[0]:
+            if time.monotonic() - began > self.patience:
+                raise TimeoutError(f"no place was free for a worker within {self.patience:.0f} s")
             if not self.slots(cpus, gpus) and _never(_autoscaling(self.address), cpus, gpus):
                 raise BnsweepError(_no_place(cpus, gpus, self.nodes, grows=True))
             if time.monotonic() - told > TELL_SECONDS or (told == began and time.monotonic() - began > 5):
@@ -273,13 +321,13 @@ def _look_there(request: dict[str, Any]) -> dict[str, Any]:
     try:
         return look(request)
     except BnsweepError as error:
-        return {"error": str(error)}
+        return {"error": hide_secrets(str(error))}
 
 
-def _absolute(folder: str, key: str) -> Path:
-    """Return a folder that means the same on every machine."""
-    path = Path(folder).expanduser()
-    if not path.is_absolute():
+def _absolute(folder: str, key: str) -> Place:
+    """Return a folder that means the same on every machine, or a place in a store."""
+    path = place(folder)
+    if isinstance(path, Path) and not path.is_absolute():
         raise BnsweepError(
             f"{key} must be an absolute folder that all machines share, or s3://BUCKET/PREFIX, but found "
             f"{folder}. Name it in the file, with --storage, or in $BNSWEEP_STORAGE on the cluster's "
@@ -374,4 +422,4 @@ def _never(found: Any, cpus: float, gpus: float) -> bool:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+    return hide_secrets(lines[-1])[:300] if lines else type(error).__name__

@@ -7,6 +7,7 @@ from bnsweep.sweep.packs import divide
 from bnsweep.trial import TrialState
 
 from .messages import Progress
+from .origin import hide_secrets
 
 __all__ = ["abandon_pack", "divide_pack", "may_be_divided", "out_of_memory"]
 
@@ -54,12 +55,13 @@ def abandon_pack(ledger: Ledger, pack_id: str, reason: str, cause: str = "lost")
     Args:
         ledger: Where the pack stands.
         pack_id: The pack.
-        reason: A traceback, or a sentence.
+        reason: A traceback, or a sentence; secrets of the environment in it are not kept.
         cause: ``error`` of the code, ``timeout``, ``memory``, or ``lost`` where workers ended without a word.
 
     Returns:
         A finished progress whose ``error`` is the last line of ``reason``.
     """
+    reason = hide_secrets(reason)
     members = ledger.read_pack(pack_id)["members"] if ledger.has_pack(pack_id) else []
     failed = [trial_id for trial_id in members if ledger.record(trial_id) is None]
     for trial_id in failed:

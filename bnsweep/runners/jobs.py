@@ -185,6 +185,16 @@ class Jobs:
         assert found is not None, job_id
         return found
 
+    def _last(self, sweep: str, job_id: str) -> Job | None:
+        """Return the last attempt of a job."""
+        family = [job for job in self.all(sweep) if _family(job.job_id) == job_id]
+        return max(family, key=lambda job: _attempt(job.job_id), default=None)
+
+    def live(self, sweep: str, job_id: str) -> Job | None:
+        """Return the last attempt of a job, unless it has failed or was stopped; ``None`` without one."""
+        last = self._last(sweep, job_id)
+        return last if last is not None and last.state not in ("FAILED", "STOPPED") else None
+
     def submit(
         self,
         folder: Path,
@@ -207,10 +217,10 @@ class Jobs:
         """
         import shlex
 
-        family = [job for job in self.all(labels["sweep"]) if _family(job.job_id) == job_id]
-        last = max(family, key=lambda job: _attempt(job.job_id), default=None)
-        if last is not None and last.state not in ("FAILED", "STOPPED"):
-            return last, False
+        live = self.live(labels["sweep"], job_id)
+        if live is not None:
+            return live, False
+        last = self._last(labels["sweep"], job_id)
         name = job_id if last is None else f"{job_id}-try{_attempt(last.job_id) + 1}"
         command = "exec sh start.sh " + " ".join(map(shlex.quote, words))
         environment = {

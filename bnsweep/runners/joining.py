@@ -17,8 +17,9 @@ from bnsweep.errors import BnsweepError, ServiceError
 
 from . import access
 from .cluster import Cluster
+from .leftovers import driver_folder, ray_folder
 
-__all__ = ["attach", "prepare_tune", "start_ray"]
+__all__ = ["alone", "attach", "prepare_tune", "start_ray"]
 
 _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
@@ -30,6 +31,7 @@ def attach(
     insecure: bool = False,
     parcel: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
+    patience: float = float("inf"),
 ) -> Iterator[Cluster]:
     """Join a running cluster from one of its machines, and leave it at the end.
 
@@ -39,6 +41,7 @@ def attach(
         parcel: Folder with this package and the user's modules, sent to every node; not used in a Ray job,
             which has brought it.
         say: Called with sentences for people.
+        patience: Seconds to wait for a free place of a worker.
 
     Yields:
         The cluster.
@@ -66,9 +69,31 @@ def attach(
     environment = {"working_dir": str(parcel)} if parcel is not None and _IN_JOB not in os.environ else None
     _join(where, environment)
     try:
-        yield Cluster(where, say)
+        yield Cluster(where, say, patience)
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def alone(say: Callable[[str], None] = lambda _: None, patience: float = float("inf")) -> Iterator[Cluster]:
+    """Start a Ray that only this process may use, as a cluster of this machine alone.
+
+    Args:
+        say: Called with sentences for people.
+        patience: Seconds to wait for a free place of a worker.
+
+    Yields:
+        The cluster.
+
+    Raises:
+        ServiceError: If Ray does not start.
+    """
+    with driver_folder() as folder:
+        start_ray(ray_folder(folder))
+        try:
+            yield Cluster("", say, patience)
+        finally:
+            ray.shutdown()
 
 
 def _control_address(address: str) -> str:

@@ -38,9 +38,9 @@ def driver_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def ray_folder(folder: Path) -> str | None:
-    """Return where a Ray that is started here keeps its session; ``None`` where the path is too long.
+def ray_folder(folder: Path) -> str:
+    """Return where a Ray that is started here keeps its session: ``/tmp/ray`` where the path is too long.
 
-    Ray keeps every session's logs for ever in a folder that all of its users share.
+    There Ray keeps every session's logs for ever, in a folder that all of its users share.
     """
-    return str(folder) if len(str(folder)) <= _LONGEST else None
+    return str(folder) if len(str(folder)) <= _LONGEST else "/tmp/ray"

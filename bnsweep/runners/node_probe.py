@@ -1,6 +1,7 @@
 """What a node of a cluster is asked before anything starts; runs there, also where bnsweep is absent.
 
-The functions here travel to nodes by value and need the standard library alone.
+The functions here travel to nodes by value and need the standard library alone, but for a folder in a
+store, which bnsweep itself opens.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def look_around(request: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         request: ``packages``: names to look up. ``folder``: where the driver has put a file ``driver`` with
-            the text ``nonce``; it is read, and answered by a file named ``answer``. ``data_root``: a folder
-            that should exist. Each but the first may be absent.
+            the text ``nonce``, or its place in a store; it is read, and answered by a file named ``answer``.
+            ``data_root``: a folder that should exist. Each but the first may be absent.
 
     Returns:
         ``host``, ``python``, ``packages`` by name, ``source``: digest of bnsweep's files, ``time``: seconds
@@ -78,11 +79,16 @@ def look_around(request: dict[str, Any]) -> dict[str, Any]:
         "data": not request.get("data_root") or os.path.isdir(request["data_root"]),
     }
     if request.get("folder"):
-        folder = pathlib.Path(request["folder"])
         try:
+            if "://" in request["folder"]:
+                from bnsweep.sweep.places import place
+
+                folder = place(request["folder"])
+            else:
+                folder = pathlib.Path(request["folder"])
             if (folder / "driver").read_text() != request["nonce"]:
                 answer["shared"] = "it holds another file there"
             (folder / request["answer"]).write_text(request["nonce"])
-        except OSError as error:
-            answer["shared"] = f"{error.strerror or error}"
+        except Exception as error:
+            answer["shared"] = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return answer

@@ -15,6 +15,7 @@ MOST_DIFF = 200_000
 """Characters of a difference that are kept; its SHA-256 is of the whole."""
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY", re.IGNORECASE)
+_LOGIN = re.compile(r"://[^/@:\s]*:([^/@\s]+)@")
 
 
 def describe_origin(folder: Path) -> dict[str, Any]:
@@ -35,10 +36,17 @@ def describe_origin(folder: Path) -> dict[str, Any]:
 
 
 def hide_secrets(text: str) -> str:
-    """Return a text without the values of environment variables that are secrets by their name."""
+    """Return a text without what is secret in the environment.
+
+    These are the values of variables that are secrets by their name, and passwords of URIs in any variable.
+    """
+    secrets = {found[1] for value in os.environ.values() for found in _LOGIN.finditer(value)}
     for name, value in os.environ.items():
-        if len(value) >= 8 and _SECRET_NAME.search(name) and not name.endswith("_PATH"):
-            text = text.replace(value, "***")
+        if _SECRET_NAME.search(name) and not name.endswith("_PATH"):
+            secrets.add(value)
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= 8:
+            text = text.replace(secret, "***")
     return text
 
 

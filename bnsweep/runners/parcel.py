@@ -37,10 +37,10 @@ _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 
 @contextmanager
-def packed(spec: SweepSpec) -> Iterator[Path]:
+def packed(spec: SweepSpec | None) -> Iterator[Path]:
     """Give a folder with this package and the modules of the sweep's norms, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="bnsweep-parcel-") as folder:
-        fill(Path(folder), modules_of(spec))
+        fill(Path(folder), modules_of(spec) if spec else [])
         yield Path(folder)
 
 

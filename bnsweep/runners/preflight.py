@@ -21,6 +21,8 @@ from bnsweep.names import DataFacts
 from bnsweep.parameters import CUSTOM_NORM
 from bnsweep.trial import TrialConfig
 
+from .origin import hide_secrets
+
 __all__ = ["Preflight", "look", "preflight", "prepare_images"]
 
 
@@ -66,7 +68,9 @@ def preflight(trials: Sequence[TrialConfig], data_root: str | None) -> Preflight
         answer = json.loads(process.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         last = (process.stderr.strip().splitlines() or ["no output"])[-1]
-        raise BnsweepError(f"The sweep's networks must build, but the attempt ended with: {last}") from None
+        raise BnsweepError(
+            f"The sweep's networks must build, but the attempt ended with: {hide_secrets(last)}"
+        ) from None
     if answer.get("error"):
         raise BnsweepError(answer["error"])
     return Preflight(tuple(answer["notes"]), dict(answer["stacks"]), int(answer["gpus"]))
@@ -121,7 +125,7 @@ def _main() -> None:
     try:
         answer = look(json.load(sys.stdin))
     except BnsweepError as error:
-        answer = {"error": str(error)}
+        answer = {"error": hide_secrets(str(error))}
     output.write(json.dumps(answer) + "\n")
     output.flush()
 

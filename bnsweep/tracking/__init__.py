@@ -1,5 +1,6 @@
 """The ledger mirrored into MLflow, by a process of its own; importing this does not import MLflow."""
 
+from bnsweep.tracking.canary import try_store
 from bnsweep.tracking.mapping import Lag, lag
 from bnsweep.tracking.process import MirrorProcess, Summary, log_report, start_mirror, sync, unsent
 from bnsweep.tracking.ui import UiServer, start_ui
@@ -17,6 +18,7 @@ __all__ = [
     "start_mirror",
     "start_ui",
     "sync",
+    "try_store",
     "unreachable",
     "unsent",
 ]

@@ -67,6 +67,7 @@ class Network:
         self.prefix = f"10.{200 + self.number // 256}.{self.number % 256}"
         self.gateway = f"{self.prefix}.254"
         self.hosts: list[Host] = []
+        self.variables: dict[str, str] = {}
         run("ip", "link", "add", self.bridge, "type", "bridge")
         try:
             run("ip", "addr", "add", f"{self.gateway}/24", "dev", self.bridge)
@@ -130,7 +131,7 @@ class Host:
         kept |= {"OMP_NUM_THREADS": "1", "RAY_DISABLE_IMPORT_WARNING": "1"}
         if token:
             kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.network.token)}
-        return kept | dict(more or {})
+        return kept | self.network.variables | dict(more or {})
 
     def command(self, *words: str) -> list[str]:
         """Return what runs ``words`` on this host."""
@@ -175,6 +176,8 @@ class Host:
         if self.outer.poll() is None:
             os.kill(self.first, signal.SIGKILL)
             self.outer.wait(30)
+            if self.outer.stdout is not None:
+                self.outer.stdout.close()
             subprocess.run(["ip", "link", "del", self.cable], capture_output=True, check=False)
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,10 +23,11 @@ from typing import Any
 import pytest
 
 from bnsweep import api
-from bnsweep.errors import ServiceError
+from bnsweep.errors import BnsweepError, ServiceError
 from bnsweep.runners import LocalRunner
 from bnsweep.sweep import to_yaml
 from bnsweep.sweep.ledger import Ledger
+from tests.tracking import databases
 
 spec = importlib.util.spec_from_file_location("hosts", Path(__file__).with_name("hosts.py"))
 assert spec is not None
@@ -41,6 +45,8 @@ pytestmark = [
     pytest.mark.skipif(bool(OBSTACLE), reason=f"no hosts: {OBSTACLE}"),
     pytest.mark.filterwarnings("ignore"),
 ]
+
+SECRET = "wJalrXUtnFEMI-secret-key-of-the-cluster"
 
 SWEEP: dict[str, Any] = {
     "name": "grid",
@@ -61,9 +67,19 @@ SWEEP: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A head without trial work, and two hosts with one CPU each."""
+    """A head without trial work, two hosts with one CPU each, and a store that speaks S3."""
     made = hosts.Network(tmp_path_factory.mktemp("network"))
     head, one, two = (made.host(name) for name in ("head", "one", "two"))
+    server = Path(__file__).parents[1] / "s3_server.py"
+    store = subprocess.Popen(
+        [sys.executable, str(server), made.gateway], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert store.stdout is not None
+    made.variables = {
+        "AWS_ENDPOINT_URL": f"http://{made.gateway}:{int(store.stdout.readline())}",
+        "AWS_ACCESS_KEY_ID": "AKIA-of-the-cluster", "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+    }  # fmt: skip
     began = time.monotonic()
     try:
         head.ray(cpus=0)
@@ -76,6 +92,8 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield made
     finally:
         made.close()
+        store.kill()
+        store.communicate()
 
 
 @pytest.fixture
@@ -96,7 +114,7 @@ def write(folder: Path, content: dict[str, Any], **changes: Any) -> Path:
     return path
 
 
-def records(root: Path) -> dict[str, str]:
+def records(root: Any) -> dict[str, str]:
     return {
         record.trial_id: json.dumps([record.state, record.steps, repr(sorted(record.readings.items()))])
         for record in Ledger(root).records()
@@ -183,11 +201,162 @@ def test_a_submitted_sweep_survives_the_death_of_a_host_and_uses_its_replacement
     made = json.loads((results / "grid" / "environment.json").read_text())
     assert made["submission"]["job"] == first.job.job_id
     assert made["commit"] == made["submission"]["code"]["commit"]
-    held = [
-        path for path in results.rglob("*") if path.is_file() and hosts.TOKEN.encode() in path.read_bytes()
-    ]
-    assert held == []
-    assert hosts.TOKEN not in jobs.logs(first.job.job_id)
+    listed = urllib.request.Request(f"{url}/api/jobs/", headers={"Authorization": f"Bearer {hosts.TOKEN}"})
+    with urllib.request.urlopen(listed, timeout=30) as answer:
+        kept = [answer.read(), jobs.logs(first.job.job_id).encode()]
+    assert first.job.job_id.encode() in kept[0]
+    kept += [path.read_bytes() for path in results.rglob("*") if path.is_file()]
+    for secret in (hosts.TOKEN, SECRET):
+        assert not [content for content in kept if secret.encode() in content]
+
+
+def states(found: list[Any]) -> dict[str, str]:
+    return {finding.what: finding.state for finding in found}
+
+
+def test_doctor_looks_from_afar(network: Any, url: str, tmp_path: Path) -> None:
+    from bnsweep import remote
+
+    file = write(tmp_path, SWEEP)
+    found = remote.examine(file, url, storage=str(tmp_path / "results"))
+    assert set(states(found).values()) == {"ok"}, found
+    assert list(states(found)) == [
+        "cluster", "file", "ray", "room", "machines", "versions", "clocks", "disk", "storage", "data",
+        "tracking",
+    ]  # fmt: skip
+    alone = network.folder / "local" / "results"
+    found = remote.examine(file, url, storage=str(alone))
+    (bad,) = [finding for finding in found if finding.state == "problem"]
+    assert bad.what == "storage"
+    assert "must be shared by all machines" in bad.text
+    big = write(tmp_path, SWEEP, name="big", resources={"cpus": 1, "gpus": 8})
+    with pytest.raises(BnsweepError, match=r"(?s)Nothing was started.*room: One worker must fit") as refused:
+        remote.submit(big, url, storage=str(tmp_path / "results"))
+    assert refused.value.exit_code == 2
+    assert not [job for job in remote.jobs_at(url).all("big") if job.verb == "run"]
+    assert not (tmp_path / "results").exists()
+
+
+def test_results_in_s3_and_runs_in_a_server_with_a_login_on_postgresql(
+    network: Any, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bnsweep import remote
+
+    where = databases.programs()
+    if where is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    for name, value in network.variables.items():
+        monkeypatch.setenv(name, value)
+    endpoint = network.variables["AWS_ENDPOINT_URL"]
+    with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/lab", method="PUT"), timeout=30):
+        pass
+    head = network.hosts[0]
+    scripts = Path(__file__).parents[2] / "deploy" / "mlflow"
+    with databases.postgres(where, network.gateway) as cluster:
+        variables = {
+            "MLFLOW_FOLDER": str(tmp_path / "mlflow"), "MLFLOW_ADMIN_PASSWORD": "the-admins-password",
+            "MLFLOW_SECRET_KEY": "0123456789abcdef" * 3, "PYTHON": sys.executable,
+            "MLFLOW_BACKEND_STORE_URI": cluster.database(),
+        }  # fmt: skip
+        server = head.start(
+            "sh",
+            str(scripts / "start.sh"),
+            log="mlflow.log",
+            env=head.environment(more=variables),
+            start_new_session=True,
+        )
+        try:
+            ask = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=9).read())"
+            health = "http://127.0.0.1:5000/health"
+            hosts.wait_for(
+                lambda: "OK" in head.run(sys.executable, "-c", ask, health, check=False).stdout, "MLflow", 240
+            )
+            small = {**SWEEP["parameters"], "steps": 300, "eval_every": 300}
+            tracked = {"uri": "http://127.0.0.1:5000"}
+            file = write(tmp_path, SWEEP, name="small", parameters=small, tracking=tracked)
+            found = remote.examine(file, url, storage="s3://lab/sweeps")
+            bad = [finding for finding in found if finding.state != "ok"]
+            assert [finding.what for finding in bad] == ["tracking"], "nobody has logged in"
+            assert bad[0].exit_code == 4
+            with pytest.raises(ServiceError, match=r"(?s)Nothing was started.*tracking"):
+                remote.submit(file, url, storage="s3://lab/sweeps")
+            login = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "the-admins-password"}
+            done = head.run(
+                sys.executable, "-m", "bnsweep", "run", str(file), "--address", "auto", "--storage",
+                "s3://lab/sweeps", check=False, env=head.environment(more=login), timeout=600,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            assert "MLflow:  http://127.0.0.1:5000\n" in done.stdout, "all of it was mirrored"
+            counted = head.run(
+                sys.executable,
+                "-c",
+                COUNT,
+                env=head.environment(more={**login, "GIT_PYTHON_REFRESH": "quiet"}),
+            )
+            assert counted.stdout.split()[-1] == "12", counted.stdout
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+    api.run(
+        {**SWEEP, "name": "small", "parameters": small}, runner=LocalRunner(), storage=str(tmp_path / "alone")
+    )
+    from bnsweep.sweep.places import place
+
+    assert records(place("s3://lab/sweeps/small")) == records(tmp_path / "alone" / "small")
+
+
+COUNT = """
+from mlflow import MlflowClient
+client = MlflowClient("http://127.0.0.1:5000")
+experiment = client.get_experiment_by_name("small")
+print(len(client.search_runs([experiment.experiment_id], "tags.`bnsweep.kind` = 'trial'")))
+"""
+
+
+def test_a_host_that_is_cut_off_is_done_without_and_taken_back(
+    network: Any, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bnsweep import remote
+
+    results = tmp_path / "results"
+    file = write(tmp_path, SWEEP, name="cut")
+    sent = remote.submit(file, url, storage=str(results), look=False)
+    jobs = remote.jobs_at(url)
+    hosts.wait_for(lambda: "2 workers" in jobs.logs(sent.job.job_id), "both hosts at work")
+    live = [host for host in network.hosts[1:] if host.outer.poll() is None]
+    live[-1].cut()
+    cut = time.monotonic()
+    job = jobs.wait(sent.job.job_id, 900)
+    assert job.state == "SUCCEEDED", jobs.logs(sent.job.job_id)
+    alone = {**SWEEP, "name": "cut"}
+    api.run(alone, runner=LocalRunner(), storage=str(tmp_path / "alone"))
+    assert records(results / "cut") == records(tmp_path / "alone" / "cut")
+    attempts = [attempt for record in Ledger(results / "cut").records() for attempt in record.attempts]
+    with capsys.disabled():
+        print(f"\nended {time.monotonic() - cut:.0f} s after a host was cut off; {len(attempts)} attempts")
+    live[-1].kill()
+    network.host("four").ray(network.hosts[0])
+
+
+def test_trials_a_second_with_one_and_two_hosts(
+    network: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lrs = [round(0.01 * number, 2) for number in range(1, 41)]
+    parameters = {**SWEEP["parameters"], "norm": "batch", "lr": lrs, "steps": 3000, "eval_every": 3000}
+    for count in (1, 2):
+        resources = {**SWEEP["resources"], "max_concurrent": count}
+        file = write(
+            tmp_path, SWEEP, name=f"pace{count}", parameters=parameters, resources=resources, seeds=1
+        )
+        began = time.monotonic()
+        done = network.hosts[0].run(
+            sys.executable, "-m", "bnsweep", "run", str(file), "--address", "auto", "--storage",
+            str(tmp_path), timeout=900,
+        )  # fmt: skip
+        wall, ended = time.monotonic() - began, re.search(r"(\d+) s, 40 trials run", done.stdout)
+        assert ended is not None, done.stdout
+        with capsys.disabled():
+            print(f"\n{count} hosts: 40 trials in {wall:.0f} s from the command on, {40 / wall:.2f} a second")
 
 
 def test_a_stopped_job_checkpoints_and_is_resumed_and_asked_about_from_afar(

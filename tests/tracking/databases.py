@@ -28,29 +28,29 @@ def programs() -> Path | None:
 class Postgres:
     """A running cluster; makes databases."""
 
-    def __init__(self, port: int, psql: Path) -> None:
-        self.port, self._psql, self._made = port, psql, 0
+    def __init__(self, port: int, psql: Path, address: str = "127.0.0.1") -> None:
+        self.port, self._psql, self._made, self.address = port, psql, 0, address
 
     def database(self) -> str:
         """Make an empty database and return its URI."""
         self._made += 1
         name = f"test{self._made}"
-        words = [str(self._psql), "-h", "127.0.0.1", "-p", str(self.port), "-U", "tester", "postgres"]
+        words = [str(self._psql), "-h", self.address, "-p", str(self.port), "-U", "tester", "postgres"]
         subprocess.run(
             [*words, "-qc", f"CREATE DATABASE {name}"],
             check=True, env={**os.environ, "PGPASSWORD": PASSWORD}, timeout=120,
         )  # fmt: skip
-        return f"postgresql://tester:{PASSWORD}@127.0.0.1:{self.port}/{name}"
+        return f"postgresql://tester:{PASSWORD}@{self.address}:{self.port}/{name}"
 
 
 @contextmanager
-def postgres(where: Path) -> Iterator[Postgres]:
-    """Make a cluster with a password, by the programs in ``where``, and serve it on 127.0.0.1."""
+def postgres(where: Path, address: str = "127.0.0.1") -> Iterator[Postgres]:
+    """Make a cluster with a password, by the programs in ``where``, and serve it at one address."""
     with tempfile.TemporaryDirectory(prefix="bnsweep-postgres-") as name:
-        yield from _serve(where, Path(name))
+        yield from _serve(where, Path(name), address)
 
 
-def _serve(where: Path, folder: Path) -> Iterator[Postgres]:
+def _serve(where: Path, folder: Path, address: str) -> Iterator[Postgres]:
     user = None
     if os.geteuid() == 0:  # PostgreSQL refuses root
         user = pwd.getpwnam("nobody").pw_name
@@ -68,10 +68,13 @@ def _serve(where: Path, folder: Path) -> Iterator[Postgres]:
         f"--pwfile={secret}", "--no-sync", "-E", "UTF8",
     )  # fmt: skip
     secret.unlink()
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+    if address != "127.0.0.1":
+        with (data / "pg_hba.conf").open("a") as file:
+            file.write(f"host all all {address}/24 scram-sha-256\n")
+    options = f"-p {port} -c listen_addresses={address} -c unix_socket_directories='' -c fsync=off"
     control = str(where / "pg_ctl")
     call(control, "-D", str(data), "-w", "-t", "120", "-l", str(folder / "log"), "-o", options, "start")
     try:
-        yield Postgres(port, where / "psql")
+        yield Postgres(port, where / "psql", address)
     finally:
         call(control, "-D", str(data), "-m", "immediate", "-w", "stop")

@@ -1,0 +1,259 @@
+"""What a driver bears with a thousand workers: ``python -m benchmarks.scale --trials 10000``.
+
+Nothing is trained. Simulated workers, in virtual time, take packs from the real plan, ledger and queue,
+and report every two seconds as real ones do; beside that:
+
+- what Ray Tune itself takes of the driver's CPU for one report, from real trials whose steps are empty;
+- how many requests a sweep makes of a store that speaks S3, from a real one trained in this process;
+- how long a resumed run takes to know what is left, from a ledger in which every trial is done.
+
+CPU is user and system time of this process alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.platform import content, line, write_ledger
+
+REPORT_SECONDS = 2.0
+
+
+def cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def memory_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Clock:
+    """Virtual seconds."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def simulate(trials: int, workers: int, pack_seconds: float, folder: Path) -> dict[str, float]:
+    """Feed a driver from simulated workers until nothing is left.
+
+    Args:
+        trials: Trials of the sweep.
+        workers: Workers at once, one a GPU.
+        pack_seconds: What a pack of 16 takes, in virtual seconds.
+        folder: Where its ledger lies.
+
+    Returns:
+        CPU seconds by phase, memory in MB, and counts.
+    """
+    from bnsweep import api
+    from bnsweep.execution import measurements
+    from bnsweep.positions import Positions
+    from bnsweep.runners import PlannedPacks, Progress
+    from bnsweep.runners.tune import PackSearcher
+    from bnsweep.sweep.ledger import Ledger
+
+    sweep = content(trials) | {"resources": {"cpus": 1, "pack_size": 16, "kernel": "loop"}}
+    spec, clock = api.load(sweep), Clock()
+    before, memory = cpu(), memory_mb()
+    plan = api.plan(spec)
+    found = {"plan": cpu() - before, "trials": plan.count}
+    before = cpu()
+    ledger = Ledger.open(folder, spec.name, create=True)
+    ledger.write_sweep("", plan.to_dict())
+    source = PlannedPacks(
+        plan, ledger, plan.trials, "cpu", measurements(spec, ledger), lambda _: True, lambda _: None
+    )
+    searcher = PackSearcher(source, workers, clock=clock)
+    positions = Positions(ledger, plan.count, clock)
+    queue: list[tuple[float, int, str, list[Any], float]] = []
+    for number in range(workers):
+        told = searcher.suggest(f"t{number}")
+        if not isinstance(told, dict):
+            break
+        heapq.heappush(queue, (REPORT_SECONDS, number, f"t{number}", list(told["units"]), 0.0))
+    found["open"] = cpu() - before
+    found["packs"] = len(searcher.left) + sum(len(units) for units in searcher.live.values())
+    before, reports, following = cpu(), 0, workers
+    while queue:
+        clock.now, number, name, units, done = heapq.heappop(queue)
+        pack, done = units[0]["pack"], done + REPORT_SECONDS
+        finished = done >= pack_seconds
+        step = int(100 * min(1.0, done / pack_seconds))
+        sent = Progress(
+            pack, 16, step, 100, finished, done, {"completed": 16} if finished else {}, pid=number
+        ).to_dict()
+        progress = Progress(**sent)
+        searcher.stands(progress)
+        if finished:
+            searcher.finished(name, progress)
+        positions.update(progress)
+        reports += 1
+        if finished:
+            units, done = units[1:], 0.0
+        if not units:
+            searcher.on_trial_complete(name)
+            name, following = f"t{following}", following + 1
+            told = searcher.suggest(name)
+            if not isinstance(told, dict):
+                continue
+            units = list(told["units"])
+        heapq.heappush(queue, (clock.now + REPORT_SECONDS, number, name, units, done))
+    positions.end("done")
+    found |= {
+        "reports": reports,
+        "loop": cpu() - before,
+        "virtual": clock.now,
+        "memory": memory_mb() - memory,
+    }
+    return found
+
+
+def tune_cpu_a_report(reports: int) -> tuple[float, float]:
+    """Return the driver's CPU and wall seconds for one report of a worker through Ray Tune."""
+    from ray import tune
+
+    from bnsweep.runners import FixedPacks, WorkerContext
+    from bnsweep.runners.tune import TuneRunner
+
+    class Empty(tune.Trainable):
+        """A worker whose steps take no time."""
+
+        def setup(self, config: dict[str, Any], **_: Any) -> None:
+            self.made = 0
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.made = 0
+            return True
+
+        def step(self) -> dict[str, Any]:
+            self.made += 1
+            return {"progress": [], "done": self.made >= reports // 2}
+
+    moments: list[tuple[float, float]] = []
+    runner = TuneRunner(1, 0, 2)
+    runner.trainable = Empty
+    began = cpu(), time.monotonic()
+    runner.run(FixedPacks(["a" * 16, "b" * 16]), WorkerContext(ledger="nowhere"), lambda _: None)
+    moments.append((cpu() - began[0], time.monotonic() - began[1]))
+    return moments[0]
+
+
+def requests_of_a_store(folder: Path) -> tuple[Counter[str], int, int]:
+    """Train a small sweep in this process, with its results in S3; return requests by kind, trials, packs."""
+    from bnsweep import api
+    from bnsweep.runners import LocalRunner
+
+    server = Path(__file__).parents[1] / "tests" / "s3_server.py"
+    process = subprocess.Popen(
+        [sys.executable, str(server)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    endpoint = f"http://127.0.0.1:{int(process.stdout.readline())}"
+    os.environ |= {
+        "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_DEFAULT_REGION": "us-east-1", "XDG_CACHE_HOME": str(folder),
+    }  # fmt: skip
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/scale", method="PUT"), timeout=30):
+            pass
+        with urllib.request.urlopen(f"{endpoint}/_faults", b"[]", timeout=30):
+            pass
+        sweep = content(128, "scale") | {
+            "resources": {"cpus": 1, "pack_size": 16, "kernel": "loop"}, "tracking": {"uri": "none"},
+        }  # fmt: skip
+        outcome = api.run(sweep, runner=LocalRunner(), storage="s3://scale/sweeps")
+        with urllib.request.urlopen(f"{endpoint}/_seen", timeout=30) as answer:
+            seen = json.load(answer)
+    finally:
+        process.kill()
+        process.communicate()
+    kinds = Counter(f"{entry.split()[0]} {_what(entry)}" for entry in seen)
+    return kinds, sum(outcome.states.values()), 8
+
+
+def _what(entry: str) -> str:
+    """Return which part of a ledger a request is about."""
+    return next(
+        (part for part in ("trials", "packs", "lease", "report", "progress") if part in entry), "other"
+    )
+
+
+def show(options: argparse.Namespace, folder: Path) -> None:
+    found = simulate(options.trials, options.workers, options.pack_seconds, folder)
+    trials, packs, reports = found["trials"], found["packs"], found["reports"]
+    line("simulated: trials in packs", f"{trials:.0f} in {packs:.0f}")
+    line("  workers, seconds a pack", f"{options.workers}, {options.pack_seconds:g}")
+    line("  plan: CPU (s)", f"{found['plan']:.2f}")
+    line("  packs opened: CPU (s)", f"{found['open']:.2f}")
+    line("  ours: CPU a report (ms)", f"{1e3 * found['loop'] / reports:.3f}")
+    line("  ours: share of a core while training", f"{100 * found['loop'] / found['virtual']:.0f} %")
+    line(
+        "  driver memory grown (MB), a pack (kB)",
+        f"{found['memory']:.0f}, {1024 * found['memory'] / packs:.0f}",
+    )
+    a_second = options.workers / REPORT_SECONDS
+    line("  reports a second at full width", f"{a_second:.0f}")
+    line("  trials done a second at full width", f"{16 * options.workers / options.pack_seconds:.0f}")
+    if not options.no_tune:
+        few, many = tune_cpu_a_report(40), tune_cpu_a_report(40 + options.reports)
+        each = (many[0] - few[0]) / options.reports
+        line("Ray Tune: driver CPU a report (ms)", f"{1e3 * each:.2f}")
+        line("  cores of the driver at full width", f"{a_second * each:.2f}")
+    if not options.no_store:
+        kinds, count, packs_made = requests_of_a_store(folder / "s3")
+        line(f"store: requests of {count} trials in {packs_made} packs", str(sum(kinds.values())))
+        for kind, number in kinds.most_common(8):
+            line(f"  {kind}", str(number))
+    if options.resumed:
+        resume(options.resumed, folder / "resumed")
+
+
+def resume(trials: int, folder: Path) -> None:
+    """Show how long a run takes to know what is left of a ledger in which all is done."""
+    from bnsweep import api
+    from bnsweep.sweep.ledger import Ledger
+
+    root, _ = write_ledger(content(trials), folder)
+    began, used = time.monotonic(), cpu()
+    plan = api.plan(content(trials))
+    done = Ledger(root).done()
+    line(
+        f"resume: {len(done)} of {plan.count} done: wall, CPU (s)",
+        f"{time.monotonic() - began:.2f}, {cpu() - used:.2f}",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--pack-seconds", type=float, default=120.0)
+    parser.add_argument("--reports", type=int, default=2000, help="reports that Tune is timed on")
+    parser.add_argument("--resumed", type=int, default=10_000, help="trials of the ledger that is resumed")
+    parser.add_argument("--no-tune", action="store_true")
+    parser.add_argument("--no-store", action="store_true")
+    options = parser.parse_args()
+    load = os.getloadavg()[0]
+    print(f"{os.cpu_count()} CPUs, load {load:.1f} before; {time.strftime('%Y-%m-%d')}")
+    with tempfile.TemporaryDirectory(prefix="bnsweep-scale-") as name:
+        show(options, Path(name))
+
+
+if __name__ == "__main__":
+    main()
