@@ -218,8 +218,7 @@ EARLY_STOP_KEYS: dict[str, Key] = {
         choices=("asha", "median"),
         refused=dict.fromkeys(
             ("hyperband", "bohb", "pbt"),
-            "it pauses trials and takes them up from Ray Tune's checkpoints, which do not survive the driver; "
-            "asha stops as early",
+            "it pauses trials and needs Ray Tune's checkpoints, which do not survive the driver: use asha",
         ),
     ),
     "min_steps": Key("integer", "Steps before the rule speaks.", 100, 1, 10_000_000),

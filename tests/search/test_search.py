@@ -283,7 +283,7 @@ REFUSED = {
     "pbt": ("num_trials: 9", "early_stop: {type: pbt}\n", "", "do not survive the driver"),
     "no such rule": ("num_trials: 9", "early_stop: {type: ash}\n", "", "did you mean asha"),
     "a range of norms": ("num_trials: 9", "", ", norm: {min: 1, max: 2}", "list the values"),
-    "a range of truth": ("num_trials: 9", "", ", nesterov: {min: 0, max: 1}, momentum: 0.5", "list the values"),
+    "a range of truth": ("num_trials: 9", "", ", momentum: 0.5, nesterov: {min: 0, max: 1}", "list the"),
     "checkpoints": ("num_trials: 9", "keep_checkpoints: true\n", "", "grid or random"),
     "stopping for two metrics": (
         "num_trials: 9",
