@@ -239,7 +239,7 @@ def test_a_larger_budget_goes_on(search: dict[str, Any], tmp_path: Path) -> None
 def test_on_ray_all_workers_are_busy_and_the_same_trials_are_made(
     search: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Two workers, then one with MLflow and a study: the mirrors' processes are in nothing that Ray stores."""
+    """Two workers, then one with MLflow and a study: mirrors' processes are in nothing that Ray stores."""
     from bnsweep.runners.tune import TuneRunner
 
     search |= {"deterministic": True, "resources": {"cpus": 1, "max_concurrent": 2}}
