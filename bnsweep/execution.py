@@ -185,13 +185,12 @@ class Execution:
         self._source: Source | None = None
         self._paused: set[str] = set()
         self._failed, self._good = 0, False
-        self._study: StudyMirrorProcess | None = None
         self._mirror: MirrorProcess | None = None
         self.look: Callable[[Ledger], bool] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave processes out: Tune stores its callbacks, and with them the run that they tell."""
-        return {**vars(self), "_mirror": None, "_study": None}
+        """Leave the mirror's process out: Tune stores its callbacks, and with them the run that they tell."""
+        return {**vars(self), "_mirror": None}
 
     def run(
         self,

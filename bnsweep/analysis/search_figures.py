@@ -23,12 +23,16 @@ BLUE, RED, GREY = "#1f6fb2", "#b5442e", "#a8a8a8"
 MOST_PARALLEL = 500
 """Lines of the parallel coordinates; of more conditions the best are drawn."""
 
+MOST_LOSS = 10
+"""Losses are drawn up to this times the largest without a diverged seed: one that diverged may have 1e30."""
+
 ABSENT = -0.16
 """Where a parallel coordinate stands that does not apply: below the lowest."""
 
 _MARKS = (
     "Blue dots ran to their end, red ones had a diverged seed, hollow grey ones were stopped early and stand "
-    "at the value of their last step, crosses break a constraint."
+    "at the value of their last step, crosses break a constraint. "
+    "Losses are cut at ten times the largest one without a diverged seed."
 )
 
 
@@ -86,6 +90,16 @@ def _shown(metric: Metric, value: float) -> float:
     return 100 * value if metric.name.endswith("accuracy") else value
 
 
+def _drawn(found: Found, index: int) -> list[float]:
+    """Return the values of the conditions as they are drawn: in per cent, and losses as high as is of use."""
+    metric = found.goal.metrics[index]
+    values = [_shown(metric, one.worth.values[index]) for one in found.tried]
+    sound = [v for v, one in zip(values, found.tried, strict=True) if not one.worth.diverged_fraction]
+    if metric.goal == "maximize" or not sound or max(sound) <= 0:
+        return values
+    return [min(value, MOST_LOSS * max(sound)) for value in values]
+
+
 def _value_axis(axes: Axes, metric: Metric, values: Sequence[float], vertical: bool = True) -> None:
     """Label an axis with a metric; losses over more than a decade get a logarithmic one."""
     axis = "y" if vertical else "x"
@@ -131,7 +145,7 @@ def _history(found: Found, index: int) -> Figure:
     best = max if metric.goal == "maximize" else min
     figure = new_figure(7.4, 3.4)
     axes = figure.subplots()
-    values = [_shown(metric, one.worth.values[index]) for one in found.tried]
+    values = _drawn(found, index)
     _dots(axes, found, [one.number for one in found.tried], values)
     line: list[tuple[int, float]] = []
     for one, value in zip(found.tried, values, strict=True):
@@ -151,7 +165,7 @@ def _slices(found: Found, index: int) -> Figure:
     rows = math.ceil(len(found.names) / columns)
     figure = new_figure(7.4, 2.3 * rows + 0.2)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    values = [_shown(metric, one.worth.values[index]) for one in found.tried]
+    values = _drawn(found, index)
     for place, axes in enumerate(grid.flat):
         if place >= len(found.names):
             axes.set_visible(False)
@@ -203,12 +217,14 @@ def _parallel(found: Found, index: int) -> Figure:
         columns.append(_unit(_places(values), is_wide(values)))
         _mark(axes, place, values, columns[-1])
     results = [_shown(metric, one.worth.values[index]) for one in ordered]
-    columns.append(_unit(results, False))
+    drawn = dict(zip([one.number for one in found.tried], _drawn(found, index), strict=True))
+    heights = [drawn[one.number] for one in ordered]
+    columns.append(_unit(heights, metric.goal == "minimize" and is_wide(heights)))
     _mark(axes, len(columns) - 1, results, columns[-1])
-    for rank, heights in enumerate(zip(*columns, strict=True)):
+    for rank, line in enumerate(zip(*columns, strict=True)):
         share = (rank + 1) / len(ordered)
         axes.plot(
-            range(len(heights)), [ABSENT if height is None else height for height in heights], color=BLUE,
+            range(len(line)), [ABSENT if height is None else height for height in line], color=BLUE,
             alpha=0.08 + 0.85 * share**3, linewidth=0.6 + share, zorder=2 + share, marker=".", markersize=2,
         )  # fmt: skip
     axes.set_xticks(range(len(columns)), [name.replace("_", "\n") for name in (*found.names, metric.name)])
@@ -266,8 +282,7 @@ def _pareto(found: Found) -> Figure:
     first, second = found.goal.metrics[:2]
     figure = new_figure(5.4, 4.2)
     axes = figure.subplots()
-    xs = [_shown(first, one.worth.values[0]) for one in found.tried]
-    ys = [_shown(second, one.worth.values[1]) for one in found.tried]
+    xs, ys = _drawn(found, 0), _drawn(found, 1)
     _dots(axes, found, xs, ys)
     front = set(found.front)
     best = sorted((x, y) for x, y, one in zip(xs, ys, found.tried, strict=True) if one.number in front)

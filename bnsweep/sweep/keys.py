@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bnsweep.names import KERNELS
@@ -44,6 +44,7 @@ class Key:
         high: Largest legal number.
         open_low: Whether ``low`` itself is illegal.
         choices: Legal words of a choice.
+        refused: Words that somebody may expect to be legal, with the reason why they are not.
         pattern: What text must match as a whole.
         what: The pattern in words.
         empty: Whether text may be empty.
@@ -56,6 +57,7 @@ class Key:
     high: float = math.inf
     open_low: bool = False
     choices: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
     pattern: str = ""
     what: str = ""
     empty: bool = False
@@ -102,7 +104,7 @@ class Key:
         if not isinstance(node, Scalar):
             return ""
         if self.kind == "choice":
-            return nearest(node.text, self.choices)
+            return self.refused.get(node.text.lower()) or nearest(node.text, self.choices)
         if self.kind == "text":
             bare = node.plain and node.value is not None and not isinstance(node.value, str)
             return f'quote it: "{node.text}"' if bare and len(node.text) <= 64 else ""
@@ -214,6 +216,10 @@ EARLY_STOP_KEYS: dict[str, Key] = {
         "Rule; hyperband, bohb and pbt pause trials and need checkpoints of Ray's.",
         "(required)",
         choices=("asha", "median"),
+        refused=dict.fromkeys(
+            ("hyperband", "bohb", "pbt"),
+            "it pauses trials and needs Ray Tune's checkpoints, which do not survive the driver: use asha",
+        ),
     ),
     "min_steps": Key("integer", "Steps before the rule speaks.", 100, 1, 10_000_000),
     "eta": Key("number", "One in eta goes on at each rung.", 3, 1, 1000, open_low=True),

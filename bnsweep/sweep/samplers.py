@@ -22,6 +22,7 @@ class SamplerFacts:
         constraints: Whether it keeps away from conditions that break a constraint.
         warm: Whether it learns from conditions that it did not suggest.
         stopped: Whether it makes use of conditions that were stopped early, or needs none.
+        ranges: Ranges of numbers without which it learns nothing: lists are drawn at random.
         needs: Package that it needs beyond bnsweep's own.
     """
 
@@ -31,6 +32,7 @@ class SamplerFacts:
     constraints: bool = False
     stopped: bool = False
     warm: bool = False
+    ranges: int = 0
     needs: str = ""
 
 
@@ -74,6 +76,7 @@ OPTUNA_SAMPLERS: dict[str, SamplerFacts] = {
             "use_separable_cma": Key("flag", "Use a diagonal covariance.", default=False),
         },
         warm=True,
+        ranges=1,
         needs="cmaes",
     ),
     "nsga2": SamplerFacts(

@@ -129,6 +129,12 @@ class _Check:
                 hint = f"it draws {setting.name} at random: use sampler tpe, or method random"
                 must = f"must be without when: for sampler {sampler}"
                 self.mistakes.add(node, f"parameters.{setting.name}", must, "a conditional choice", hint)
+        ranges = sum(setting.range is not None for setting in self.settings.legal)
+        if ranges < facts.ranges and not self.settings.wrong:
+            assert self.node is not None
+            must = f"must have {facts.ranges} range of numbers or more to search"
+            hint = "it draws everything else at random: use tpe"
+            self.mistakes.add(self.node.entries["sampler"], "search.sampler", must, f"{ranges}", hint)
         if isinstance(self.values.get("metric"), tuple) and not facts.objectives:
             must = f"must be one metric for sampler {sampler}"
             self.mistakes.add(self.root.entries["metric"], "metric", must, hint="use tpe, gp or nsga2")

@@ -6,6 +6,7 @@ import pytest
 
 from bnsweep.analysis import make_report
 from bnsweep.analysis.results import Results
+from bnsweep.analysis.search_figures import _drawn
 from bnsweep.analysis.searches import pareto_front
 from bnsweep.matching import stored_plan
 from bnsweep.sweep import load_spec, make_plan
@@ -112,3 +113,16 @@ def test_a_constraint_is_broken_by_as_much_as_it_says():
     assert Constraint("test_accuracy", False, 0.75).excess(0.5) == 0.25
     assert Constraint.parse("test_accuracy >= 0.5") == Constraint("test_accuracy", False, 0.5)
     assert Constraint.parse("lr <= 1") is None
+
+
+def test_one_loss_that_exploded_does_not_hide_the_others():
+    def tried(number, loss, diverged):
+        return SimpleNamespace(
+            number=number, worth=SimpleNamespace(values=(loss,), diverged_fraction=diverged)
+        )
+
+    goal = SimpleNamespace(metrics=(Metric("test_loss", "minimize"),))
+    found = SimpleNamespace(goal=goal, tried=[tried(0, 0.5, 0), tried(1, 2.0, 0), tried(2, 1e30, 0.5)])
+    assert _drawn(found, 0) == [0.5, 2.0, 20.0]
+    found.tried = found.tried[2:]
+    assert _drawn(found, 0) == [1e30], "nothing to compare it with"

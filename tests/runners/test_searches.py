@@ -239,25 +239,32 @@ def test_a_larger_budget_goes_on(search: dict[str, Any], tmp_path: Path) -> None
 def test_on_ray_all_workers_are_busy_and_the_same_trials_are_made(
     search: dict[str, Any], tmp_path: Path
 ) -> None:
+    """Two workers, then one with MLflow and a study: mirrors' processes are in nothing that Ray stores."""
     from bnsweep.runners.tune import TuneRunner
 
     search |= {"deterministic": True, "resources": {"cpus": 1, "max_concurrent": 2}}
     search["search"] |= {"lag": 2}
     here = run(search, tmp_path / "here")
-    search["search"] |= {"storage": f"sqlite:///{tmp_path / 'study.db'}"}
     pids: set[int] = set()
 
     def watch(progress: Progress) -> None:
         pids.add(progress.pid)
 
-    said: list[str] = []
-    api.run(
-        search, runner=TuneRunner(1, 0, 2), storage=str(tmp_path / "ray"), progress=watch, say=said.append
-    )
-    there = Ledger(tmp_path / "ray" / "tiny")
-    assert "study tiny shows 10 conditions" in said
+    api.run(search, runner=TuneRunner(1, 0, 2), storage=str(tmp_path / "two"), progress=watch)
     assert len(pids) == 2
-    assert trained(here) == trained(there)
+    assert trained(here) == trained(Ledger(tmp_path / "two" / "tiny"))
+
+    pids.clear()
+    said: list[str] = []
+    search["search"] |= {"storage": f"sqlite:///{tmp_path / 'study.db'}"}
+    search |= {"tracking": {"uri": f"sqlite:///{tmp_path / 'mlflow.db'}"}}
+    outcome = api.run(
+        search, runner=TuneRunner(1, 0, 1), storage=str(tmp_path / "one"), progress=watch, say=said.append
+    )
+    assert len(pids) == 1
+    assert "study tiny shows 10 conditions" in said
+    assert outcome.tracked is not None and not outcome.tracked.pending
+    assert trained(here) == trained(Ledger(tmp_path / "one" / "tiny"))
 
 
 @pytest.mark.ray

@@ -267,12 +267,24 @@ REFUSED = {
     "cmaes with two metrics": (
         "num_trials: 9, sampler: cmaes", "metric: [{name: test_loss}, {name: train_loss}]\n", "", "nsga2",
     ),
+    "cmaes with when": (
+        "num_trials: 9, sampler: cmaes", "",
+        ", momentum: {min: 0, max: 1}, norm: [batch, noisy_batch],"
+        " noise: {min: 1, max: 2, when: {norm: noisy_batch}}", "at random",
+    ),
     "qmc with constraints": (
         "num_trials: 9, sampler: qmc", 'constraints: ["diverged_fraction <= 0.2"]\n', "", "cannot heed",
     ),
     "too late to stop": (
         "num_trials: 9", "early_stop: {type: asha, min_steps: 300}\n", ", steps: 200", "must be < 200",
     ),
+    "hyperband": ("num_trials: 9", "early_stop: {type: hyperband}\n", "", "do not survive the driver"),
+    "bohb": ("num_trials: 9", "early_stop: {type: BOHB}\n", "", "do not survive the driver"),
+    "pbt": ("num_trials: 9", "early_stop: {type: pbt}\n", "", "do not survive the driver"),
+    "no such rule": ("num_trials: 9", "early_stop: {type: ash}\n", "", "did you mean asha"),
+    "a range of norms": ("num_trials: 9", "", ", norm: {min: 1, max: 2}", "list the values"),
+    "a range of truth": ("num_trials: 9", "", ", momentum: 0.5, nesterov: {min: 0, max: 1}", "list the"),
+    "checkpoints": ("num_trials: 9", "keep_checkpoints: true\n", "", "grid or random"),
     "stopping for two metrics": (
         "num_trials: 9",
         "metric: [{name: test_loss}, {name: train_loss}]\nearly_stop: {type: asha, min_steps: 9}\n", "",
@@ -283,6 +295,13 @@ REFUSED = {
     "a database of another kind": ("num_trials: 9, storage: mysql://h/d", "", "", "sqlite:///FILE"),
     "a study without a name": ("num_trials: 9, warm_start: sqlite:///x.db", "", "", "DATABASE#STUDY"),
 }  # fmt: skip
+
+
+def test_a_sampler_of_ranges_needs_one():
+    lists = TOP.replace("{{min: 0.1, max: 1}}", "[0.1, 1]")
+    with pytest.raises(SpecError, match="must have 1 range of numbers or more"):
+        load_spec(lists.format("num_trials: 2, sampler: cmaes", "", ""))
+    load_spec(TOP.format("num_trials: 9, sampler: cmaes", "", ", norm: [batch, l1]"))
 
 
 @pytest.mark.parametrize("case", REFUSED)

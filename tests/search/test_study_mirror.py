@@ -89,6 +89,36 @@ def test_the_study_is_shown_while_the_search_runs(shown, world):
     assert study.best_value == min(end["values"][0] for end in search.ends.values())
 
 
+PLOTS = ("optimization_history", "param_importances", "parallel_coordinate", "slice", "contour", "edf")
+
+
+def plotted(uri: str) -> None:
+    """Load the study as a user would, and let Optuna draw it."""
+    import matplotlib.pyplot as plt
+    from optuna.visualization import matplotlib as drawing
+
+    with closing(open_storage(uri)) as storage:
+        study = optuna.load_study(study_name="s", storage=storage)
+        params = {"lr", "momentum"}
+        for name in PLOTS:
+            axes = getattr(drawing, f"plot_{name}")(study)
+            panels = axes.flat if hasattr(axes, "flat") else [axes]
+            text = " ".join(f"{p.get_xlabel()} {p.get_ylabel()} {p.get_yticklabels()}" for p in panels)
+            if name == "optimization_history":
+                assert sum(len(c.get_offsets()) for p in panels for c in p.collections) >= len(study.trials)
+            elif name in ("slice", "contour", "param_importances"):
+                assert all(param in text for param in params), (name, text)
+            plt.close("all")
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_optuna_draws_what_is_shown(shown, world):
+    made, uri = shown
+    world.run(made.search(12))
+    show(made, uri)
+    plotted(uri)
+
+
 def test_it_is_brought_up_to_date_without_doubles(shown, world):
     made, uri = shown
     search = made.search(20)
@@ -296,6 +326,7 @@ def postgres():
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_study_in_postgresql_survives_its_server(world, postgres):
     made = world()
     made.ledger.write_sweep(made.spec(12, storage=postgres.uri).text, {"trials": [], "search": {"goal": {}}})
@@ -315,5 +346,6 @@ def test_a_study_in_postgresql_survives_its_server(world, postgres):
         ended = mirror.finish()
     assert ended.error == "" and ended.shown == 12
     assert same(postgres.uri, search)
+    plotted(postgres.uri)
     for path in made.ledger.root.rglob("*.*"):
         assert path.is_dir() or b"hush-hush" not in path.read_bytes()
