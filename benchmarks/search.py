@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--speed", type=int, nargs="*", default=[100, 1000, 10_000])
     parser.add_argument("--window", type=int, default=20, help="suggestions that are timed at each count")
     parser.add_argument("--budget", type=float, default=300.0, help="seconds to reach a count in")
-    parser.add_argument("--idle", type=int, nargs="*", default=[2, 8, 32], help="workers")
+    parser.add_argument("--idle", type=int, nargs="*", default=[1, 2, 8, 32], help="workers")
     arguments = parser.parse_args()
     for made in (Function, DigitsTable):
         if made.name in arguments.problems:
@@ -307,7 +307,7 @@ def main() -> None:
     if arguments.idle:
         print("\nidle time of workers while conditions are left, TPE, 200 conditions of 10 s")
         for workers in arguments.idle:
-            for lag in (None, workers - 1, 2 * workers):
+            for lag in (None, max(1, workers - 1), 2 * workers):
                 idle(workers, 200, lag, 10.0)
 
 
