@@ -15,7 +15,7 @@ import pytest
 
 from bnsweep.sweep.ledger import Ledger
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def start(large: dict[str, Any], write_sweep: Any, tmp_path: Path) -> Iterator[C
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )  # fmt: skip
         made.append(process)
-        end = time.monotonic() + 200
+        end = time.monotonic() + 400
         while b"trials  " not in log.read_bytes():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
