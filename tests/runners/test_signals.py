@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from bnsweep import api
 from bnsweep.sweep.ledger import Ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -110,3 +112,20 @@ def test_the_second_signal_leaves_at_once(options: tuple[str, ...], start: Any, 
     print(f"{seconds:.1f} s, load {os.getloadavg()[0]:.1f}")
     assert Ledger(tmp_path / "r" / "tiny").pack_ids()
     assert seconds < 5 * busy()
+
+
+def test_leaving_at_once_does_not_wait_for_a_server_that_hangs(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """A second Ctrl-C comes as an error out of the runner, while the mirror hangs in a call."""
+    began = []
+
+    class Interrupted:
+        def run(self, source: Any, context: Any, report: Any) -> bool:
+            began.append(time.monotonic())
+            raise KeyboardInterrupt
+
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes calls, and never answers
+        tiny["tracking"] = {"uri": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        with pytest.raises(KeyboardInterrupt):
+            api.run(tiny, runner=Interrupted(), storage=str(tmp_path / "r"))
+    assert time.monotonic() - began[0] < 5 * busy(), "nobody waits two minutes"
+    assert Ledger(tmp_path / "r" / "tiny").progress()["ended"] == "interrupted"
