@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 
 from bnsweep.sweep.ledger import Ledger
@@ -79,6 +80,7 @@ class StudyMirrorProcess:
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
+        threading.Thread(target=self._process.wait, name="study", daemon=True).start()
 
     def finish(self, seconds: float | None = None) -> Shown:
         """Tell it that the search is over, and wait until all is shown or the time is up; never raises.

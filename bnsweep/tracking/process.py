@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -160,6 +161,7 @@ class MirrorProcess:
     def leave(self) -> None:
         """Wait for nothing: it sends what is there, closes all runs, and ends by itself within a minute."""
         self._drop()
+        threading.Thread(target=self._process.wait, name="mirror", daemon=True).start()
 
     def finish(self, timeout: float | None = 60.0, wait: float | None = None) -> Summary:
         """Tell it that the sweep is over, and wait until it has sent everything.

@@ -78,7 +78,7 @@ def test_a_store_that_goes_away_is_waited_for_and_fails_no_trial(
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_a_bucket_from_run_to_compare_with_a_driver_on_ray_killed_in_between(
     tiny: dict[str, Any], s3: Any, write_sweep: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -98,7 +98,7 @@ def test_a_bucket_from_run_to_compare_with_a_driver_on_ray_killed_in_between(
             env=environment,
         )  # fmt: skip
     try:
-        end = time.monotonic() + 200
+        end = time.monotonic() + 400
         while not s3.seen(beginning=f"PUT /{s3.bucket}/some/prefix/tiny/trials/"):
             assert driver.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
             time.sleep(0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from bnsweep import api
 from bnsweep.sweep.ledger import Ledger
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def start(large: dict[str, Any], write_sweep: Any, tmp_path: Path) -> Iterator[C
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )  # fmt: skip
         made.append(process)
-        end = time.monotonic() + 200
+        end = time.monotonic() + 400
         while b"trials  " not in log.read_bytes():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
@@ -68,6 +70,11 @@ def checkpoints(root: Path) -> list[int]:
     return [found[0] for pack in ledger.pack_ids() if (found := ledger.load_checkpoint(pack))]
 
 
+def busy() -> float:
+    """How much longer everything takes than on a machine whose CPUs have nobody waiting for them."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 @pytest.mark.parametrize(
     "options", [("--in-process",), pytest.param((), marks=pytest.mark.ray)], ids=["in-process", "ray"]
 )
@@ -84,8 +91,8 @@ def test_the_first_signal_checkpoints_and_exits_3_within_ten_seconds(
     assert "resume" in text and "Traceback" not in text
     steps = checkpoints(tmp_path / "r" / "tiny")
     assert len(steps) == (1 if options else 2) and min(steps) > 0
-    print(f"{seconds:.1f} s")
-    assert seconds < 10
+    print(f"{seconds:.1f} s, load {os.getloadavg()[0]:.1f}")
+    assert seconds < 10 * busy()
 
 
 @pytest.mark.parametrize(
@@ -102,6 +109,23 @@ def test_the_second_signal_leaves_at_once(options: tuple[str, ...], start: Any, 
     text = (tmp_path / "log").read_text()
     assert code == 3, text
     assert "Traceback" not in text
-    print(f"{seconds:.1f} s")
+    print(f"{seconds:.1f} s, load {os.getloadavg()[0]:.1f}")
     assert Ledger(tmp_path / "r" / "tiny").pack_ids()
-    assert seconds < 4
+    assert seconds < 5 * busy()
+
+
+def test_leaving_at_once_does_not_wait_for_a_server_that_hangs(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """A second Ctrl-C comes as an error out of the runner, while the mirror hangs in a call."""
+    began = []
+
+    class Interrupted:
+        def run(self, source: Any, context: Any, report: Any) -> bool:
+            began.append(time.monotonic())
+            raise KeyboardInterrupt
+
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes calls, and never answers
+        tiny["tracking"] = {"uri": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        with pytest.raises(KeyboardInterrupt):
+            api.run(tiny, runner=Interrupted(), storage=str(tmp_path / "r"))
+    assert time.monotonic() - began[0] < 5 * busy(), "nobody waits two minutes"
+    assert Ledger(tmp_path / "r" / "tiny").progress()["ended"] == "interrupted"
