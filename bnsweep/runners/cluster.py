@@ -91,6 +91,12 @@ class Cluster:
         """
         self.check_place(cpus, gpus)
         self.await_place()
+        kinds = sorted({node.gpu for node in self.nodes if node.slots(cpus, gpus)} - {""}) if gpus else []
+        if len(kinds) > 1:
+            self.say(
+                f"note: GPUs of several types ({', '.join(kinds)}): packs are sized by that which measures "
+                "first; resources.pack_size fixes their size"
+            )
         self.check_versions()
         self.check_storage(storage, uri)
 
