@@ -144,7 +144,7 @@ class Cluster:
         raise BnsweepError(_no_place(cpus, gpus, self.nodes))
 
     def _grows_soon(self) -> bool:
-        """Wait for the first word of an autoscaler, where the cluster is a head alone, as one just started."""
+        """Wait for the first word of an autoscaler, where the cluster is a head alone, as one just begun."""
         until = time.monotonic() + HEAD_SECONDS
         while not any(node.cpus or node.gpus for node in self.nodes) and time.monotonic() < until:
             time.sleep(1.0)
