@@ -55,7 +55,7 @@ def simulate(trials: int, workers: int, pack_seconds: float, folder: Path) -> di
     Args:
         trials: Trials of the sweep.
         workers: Workers at once, one a GPU.
-        pack_seconds: What a pack of 16 takes, in virtual seconds.
+        pack_seconds: What a pack takes, in virtual seconds.
         folder: Where its ledger lies.
 
     Returns:
@@ -96,7 +96,7 @@ def simulate(trials: int, workers: int, pack_seconds: float, folder: Path) -> di
         finished = done >= pack_seconds
         step = int(100 * min(1.0, done / pack_seconds))
         sent = Progress(
-            pack, 16, step, 100, finished, done, {"completed": 16} if finished else {}, pid=number
+            pack, 1, step, 100, finished, done, {"completed": 1} if finished else {}, pid=number
         ).to_dict()
         progress = Progress(**sent)
         searcher.stands(progress)
@@ -149,7 +149,7 @@ def tune_cpu_a_report(reports: int) -> tuple[float, float]:
     runner = TuneRunner(1, 0, 2)
     runner.trainable = Empty
     began = cpu(), time.monotonic()
-    runner.run(FixedPacks(["a" * 16, "b" * 16]), WorkerContext(ledger="nowhere"), lambda _: None)
+    runner.run(FixedPacks(["a" * 16, "b" * 16], None), WorkerContext(ledger="nowhere"), lambda _: None)
     moments.append((cpu() - began[0], time.monotonic() - began[1]))
     return moments[0]
 
@@ -199,8 +199,7 @@ def show(options: argparse.Namespace, folder: Path) -> None:
     trials, packs, reports = found["trials"], found["packs"], found["reports"]
     line("simulated: trials in packs", f"{trials:.0f} in {packs:.0f}")
     line("  workers, seconds a pack", f"{options.workers}, {options.pack_seconds:g}")
-    line("  plan: CPU (s)", f"{found['plan']:.2f}")
-    line("  packs opened: CPU (s)", f"{found['open']:.2f}")
+    line("  planned, packs opened: CPU (s)", f"{found['plan'] + found['open']:.2f}")
     line("  ours: CPU a report (ms)", f"{1e3 * found['loop'] / reports:.3f}")
     line("  ours: share of a core while training", f"{100 * found['loop'] / found['virtual']:.0f} %")
     line(
@@ -209,7 +208,10 @@ def show(options: argparse.Namespace, folder: Path) -> None:
     )
     a_second = options.workers / REPORT_SECONDS
     line("  reports a second at full width", f"{a_second:.0f}")
-    line("  trials done a second at full width", f"{16 * options.workers / options.pack_seconds:.0f}")
+    line(
+        "  trials done a second at full width",
+        f"{trials / packs * options.workers / options.pack_seconds:.0f}",
+    )
     if not options.no_tune:
         few, many = tune_cpu_a_report(40), tune_cpu_a_report(40 + options.reports)
         each = (many[0] - few[0]) / options.reports

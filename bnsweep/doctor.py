@@ -154,11 +154,13 @@ def _looks(visit: _Visit | None, spec: SweepSpec | None, storage: str | None) ->
 
 
 def _tracking(uri: str | None) -> Finding:
+    from bnsweep.runners.access import plain_text_warning
     from bnsweep.tracking import try_store
 
     if uri is None:
         return Finding("tracking", "ok", "the file says none")
-    return tried("tracking", lambda: try_store(uri))
+    warning = plain_text_warning(uri)
+    return tried("tracking", lambda: try_store(uri) + (f"; warning: {warning}" if warning else ""))
 
 
 class _Visit:

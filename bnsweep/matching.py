@@ -198,10 +198,13 @@ def _opening(wanted: Plan, left: int, skipped: int) -> str:
 
 
 def _say_if_away(uri: str, tell: Callable[[str], None]) -> None:
-    """Say that a tracking store does not answer now; one that never will is an error."""
+    """Say that a tracking store does not answer now; one that never will is an error. Warn of plain http."""
+    from bnsweep.runners.access import plain_text_warning
     from bnsweep.tracking import unreachable
     from bnsweep.tracking.credentials import redacted
 
+    if warning := plain_text_warning(uri):
+        tell(f"warning: {warning}")
     if reason := unreachable(uri):
         tell(
             f"note: MLflow must answer at {redacted(uri)}, but {reason}. Training goes on without; what is "

@@ -31,6 +31,10 @@ LOOK_SECONDS = 120.0
 """How long a node may take to answer; it may have to start a Python and unpack this package."""
 
 TELL_SECONDS = 30.0
+
+HEAD_SECONDS = 60.0
+"""How long a cluster that is a head alone is waited for to say that it grows."""
+
 _EMBEDDED = ("digits", "gaussian")
 
 
@@ -91,6 +95,12 @@ class Cluster:
         """
         self.check_place(cpus, gpus)
         self.await_place()
+        kinds = sorted({node.gpu for node in self.nodes if node.slots(cpus, gpus)} - {""}) if gpus else []
+        if len(kinds) > 1:
+            self.say(
+                f"note: GPUs of several types ({', '.join(kinds)}): packs are sized by that which measures "
+                "first; resources.pack_size fixes their size"
+            )
         self.check_versions()
         self.check_storage(storage, uri)
 
@@ -129,9 +139,18 @@ class Cluster:
             BnsweepError: With what the machines have.
         """
         self._resources = cpus, gpus
-        if self.slots(cpus, gpus) or self.grows:
+        if self.slots(cpus, gpus) or self.grows or self._grows_soon():
             return
         raise BnsweepError(_no_place(cpus, gpus, self.nodes))
+
+    def _grows_soon(self) -> bool:
+        """Wait for the first word of an autoscaler, where the cluster is a head alone, as one just begun."""
+        until = time.monotonic() + HEAD_SECONDS
+        while not any(node.cpus or node.gpus for node in self.nodes) and time.monotonic() < until:
+            time.sleep(1.0)
+            if self.grows:
+                return True
+        return False
 
     def check_gpus(self, gpus: float, found: Preflight) -> None:
         """Refuse machines whose GPUs torch cannot use."""

@@ -54,11 +54,11 @@ PermitRootLogin yes
 
 
 def serve_ssh(host: Any, folder: Path) -> None:
-    """Let ``lab`` log in on a host, with a home of its own there."""
+    """Let ``lab`` log in on a host, with a home of its own there, which ssh takes for that of user 0."""
     home = host.own / "home"
     home.mkdir()
     users = host.own / "passwd"
-    users.write_text(Path("/etc/passwd").read_text() + f"lab:*:0:0::{home}:/bin/bash\n")
+    users.write_text(f"lab:*:0:0::{home}:/bin/bash\n" + Path("/etc/passwd").read_text())
     host.run("mount", "--bind", str(users), "/etc/passwd")
     config = host.own / "sshd_config"
     config.write_text(SSHD.format(folder=folder, address=host.address))
@@ -167,6 +167,7 @@ def test_a_cluster_grows_from_nothing_and_says_what_it_will_never_have(network: 
     network.variables = {
         "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD, "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_NODE_TYPE_NAME": HEAD,
     }  # fmt: skip
     head.ray(cpus=0, more=[f"--autoscaling-config={config}"])
     network.variables = {}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bnsweep import remote
+from bnsweep import matching, remote
 from bnsweep.cli import main
 from bnsweep.errors import BnsweepError, ServiceError
 from bnsweep.runners import access, parcel
@@ -21,6 +21,7 @@ from bnsweep.runners.cluster import _differences, _no_place
 from bnsweep.runners.jobs import connect
 from bnsweep.runners.machine import Node
 from bnsweep.runners.origin import hide_secrets
+from bnsweep.tracking.ui import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray and its dependencies are not free of these.
 
@@ -138,6 +139,17 @@ def test_nothing_there_is_said_in_a_paragraph(
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / ".t")
     with pytest.raises(ServiceError, match="A Ray cluster must answer"):
         access.asks_for_token(f"127.0.0.1:{port}", timeout=2)
+
+
+def test_plain_http_to_a_public_name_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    with pytest.raises(ServiceError):
+        remote.jobs_at("http://cluster.invalid.example:8265", say=said.append)
+    matching._say_if_away("http://mlflow.invalid.example:5000", said.append)
+    matching._say_if_away(f"http://127.0.0.1:{free_port(0)}", said.append)
+    assert [line.partition(": ")[0] for line in said] == ["warning", "warning", "note", "note"]
+    assert "plain http to a public name" in said[0]
+    assert "mlflow.invalid.example:5000 is plain http" in said[1]
 
 
 def test_slots_are_counted_on_each_machine() -> None:

@@ -74,6 +74,7 @@ def temporary() -> Iterator[Path]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_neither_ledger_nor_tracking_nor_logs_nor_output_keep_secrets(
     tiny: dict[str, Any], tmp_path: Path, write_sweep: Any, monkeypatch: pytest.MonkeyPatch, temporary: Path
 ) -> None:
@@ -84,13 +85,15 @@ def test_neither_ledger_nor_tracking_nor_logs_nor_output_keep_secrets(
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
     tiny["parameters"] |= {"norm": ["none", "shouts:shouting"], "lr": 0.1}
+    tiny["resources"] = {"cpus": 1, "max_concurrent": 1, "pack_size": 2, "kernel": "loop"}
+    tiny["probes"] = {}
     del tiny["tracking"]
     file = write_sweep(tiny)
 
     def call(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "bnsweep", *words, "--storage", str(tmp_path / "results")],
-            cwd=work, capture_output=True, text=True, check=False, timeout=280,
+            cwd=work, capture_output=True, text=True, check=False, timeout=800,
         )  # fmt: skip
 
     done = call("run", str(file))
