@@ -75,12 +75,13 @@ def test_step_lengths_are_multiples_of_the_learning_rate_and_leave_out_the_first
     assert list(bold.get_ydata()) == pytest.approx([100, 200, 400])
     assert len(figure.axes[0].get_lines()) == len(STEPS)  # three times and their median
     assert "a learning rate" in figure.get_supxlabel()
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0.05", "0.1", "0.2"]
 
 
 def test_covariate_shift_is_shown_by_layer_at_two_learning_rates():
     names = ["ics/l2", "ics/cosine"]
     value = lambda trial, name, step, layer: layer / 20 if name == "ics/cosine" else layer + step  # noqa: E731
-    frame = readings(names, (0, 9, 17), value)
+    frame = readings(names, (0, 1, 9, 17), value)  # before layer 1 there is nothing that could shift
     figure = ics_figure(frame, {1e-7: ARMS, 1e-5: {"none": ["a0"]}}, {}, STYLES)
     assert figure is not None
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
