@@ -54,6 +54,7 @@ def ics_figure(
     styles: Mapping[str, ArmStyle],
 ) -> Figure | None:
     """Draw the covariate shift of single layers at each of some learning rates: cosine, then size."""
+    frame = frame[frame["layer"] != 1]  # no layer before it: its shift is 0 by definition
     layers = _layers(frame, "ics/cosine", "ics/l2")
     if not layers:
         return None
@@ -138,6 +139,8 @@ def step_figure(
     frame: pd.DataFrame, lr: float, trials: Trials, styles: Mapping[str, ArmStyle]
 ) -> Figure | None:
     """Draw the change of the gradient against the step length, a line for each time, a panel an arm."""
+    from matplotlib.ticker import NullFormatter, NullLocator
+
     readings = frame["name"].astype(str)
     own = frame[readings.str.startswith("landscape/gradient_change_at_")]
     if own.empty:
@@ -160,6 +163,11 @@ def step_figure(
         axes.plot(wide.index, wide.median(axis=1), color=color, marker=styles[arm].marker, markersize=4)
         axes.set_title(arm.replace(" ", "\n"), fontsize=8.5, color=INK)
     grid[0].set_xscale("log")
+    lengths = sorted(set(own["length"]))
+    grid[0].xaxis.set_minor_formatter(NullFormatter())
+    if lengths[-1] < 20 * lengths[0]:
+        grid[0].xaxis.set_minor_locator(NullLocator())
+        grid[0].set_xticks(lengths, [lr_text(float(f"{length:.6g}")) for length in lengths])
     grid[0].set_yscale("log")
     log_y(grid[0])
     for axes in grid[len(shown) :]:

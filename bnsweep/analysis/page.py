@@ -78,6 +78,13 @@ figcaption b { color: var(--ink); }
 .note { font-size: .9rem; color: var(--quiet); }
 pre { background: var(--tint); padding: .8rem 1rem; overflow-x: auto; font: 12.5px/1.45 ui-monospace,
   "DejaVu Sans Mono", Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+@media screen and (max-width: 40rem) {
+  body { padding: 1.4rem .9rem 2rem; }
+  th { white-space: normal; }
+  td:first-child { min-width: 9rem; }
+  figure { overflow-x: auto; }
+  figure img { min-width: 34rem; }
+}
 @media print {
   @page { margin: 16mm; }
   body { max-width: none; padding: 0; font-size: 10.5pt; }

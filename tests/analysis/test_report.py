@@ -3,14 +3,18 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from bnsweep.analysis import make_report
 from bnsweep.analysis.cautions import cautions
+from bnsweep.analysis.claims import freeze
 from bnsweep.analysis.results import Results
 from bnsweep.errors import BnsweepError
+from bnsweep.sweep import load_spec
+from bnsweep.sweep.ledger import Ledger
 
 LRS = (0.01, 0.1, 1.0)
 TABLE = {
@@ -48,7 +52,7 @@ def test_the_report_of_a_whole_sweep(whole):
     assert {path.suffix for path in whole.figures} == {".png", ".svg", ".pdf"}
     assert all(path.stat().st_size > 1000 for path in whole.figures)
     assert {path.name for path in whole.tables} == {
-        "trials.csv", "conditions.csv", "lr_range.csv", "lr_range.tex", "effort.csv",
+        "trials.csv", "conditions.csv", "lr_range.csv", "lr_range.tex", "effort.csv", "aggregates.csv",
     }  # fmt: skip
     assert page(whole).count("<img ") == len(names)
     assert "8 of 8 trials done (2 diverged)" in page(whole)
@@ -57,7 +61,17 @@ def test_the_report_of_a_whole_sweep(whole):
 
 def test_the_same_ledger_gives_the_same_bytes_in_another_process_and_place(whole, tmp_path):
     moved = shutil.copytree(whole.path.parent.parent, tmp_path / "elsewhere")
+    ledger = Ledger(moved)
+    claims = ["lr_robustness", "trains_faster", "ics_not_reduced", "loss_variation"]
+    spec = load_spec({"name": "x", "parameters": {"lr": [0.1]}, "claims": claims})
+    ledger.write_sweep(
+        "name: x\n", {"trials": ledger.plan()["trials"], "name": "x", "claims": freeze(spec, {}, False)}
+    )
+    make_report(ledger)
     first = contents(moved / "report")
+    kinds = {Path(name).suffix for name in first}
+    assert kinds == {".html", ".png", ".svg", ".pdf", ".csv", ".tex", ".json"}
+    assert {"figures/claim-loss-variation.png", "tables/verdicts.csv", "tables/aggregates.csv"} <= set(first)
     code = (
         "import sys; from bnsweep.analysis import make_report; from bnsweep.sweep.ledger import Ledger;"
         "make_report(Ledger(sys.argv[1]), sys.argv[2])"

@@ -556,3 +556,13 @@ def test_verdicts_are_tags_and_metrics_of_the_sweeps_run(
     assert parent.data.tags["bnsweep.verdict.lr_robustness_width_0.5"] == "supported"
     assert parent.data.tags["bnsweep.claims_hash"] == "a1"
     assert parent.data.metrics["claim/lr_robustness_width_0.5/effect"] == 1.5
+    # what somebody types into the search box of MLflow
+    client = MlflowClient(uri)
+    everywhere = [one.experiment_id for one in client.search_experiments()]
+    for query, count in (
+        ("tags.`bnsweep.verdict.lr_robustness_width_0.5` = 'supported'", 1),
+        ("tags.`bnsweep.verdict.lr_robustness_width_0.5` = 'refuted'", 0),
+        ("metrics.`claim/lr_robustness_width_0.5/effect` > 1", 1),
+        ("metrics.`claim/lr_robustness_width_0.5/effect` > 2", 0),
+    ):
+        assert len(client.search_runs(everywhere, query)) == count

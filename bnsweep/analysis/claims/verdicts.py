@@ -91,7 +91,8 @@ def judge(results: Results) -> tuple[Verdict, ...]:
         if claim.name in CATALOGUE:
             own = [facet for facet in facets if _applies(facet, CATALOGUE[claim.name])]
             found += [_verdict(results, facet, claim) for facet in own] or [_apart(results, claim)]
-    corrected = adjust(looked(found, frozen, results.looks))
+    waiting = sum(verdict.word == PENDING for verdict in found)
+    corrected = adjust(looked(found, frozen, results.looks), waiting)
     done = []
     for verdict, (above, below) in zip(found, corrected, strict=True):
         done.append(_concluded(replace(verdict, p_supported=above, p_refuted=below), frozen))
@@ -221,11 +222,17 @@ def looked(
     return done
 
 
-def adjust(judged: Sequence[Judged]) -> list[tuple[float, float]]:
-    """Correct the p-values of several claims by Holm's procedure, each direction apart."""
+def adjust(judged: Sequence[Judged], waiting: int = 0) -> list[tuple[float, float]]:
+    """Correct the p-values of several claims by Holm's procedure, each direction apart.
+
+    Args:
+        judged: Claims, tested or not.
+        waiting: How many of them wait for trials. They count with a p-value of 1, the strictest for the
+            others, so that no verdict has to be taken back when they are tested.
+    """
     tested = [index for index, one in enumerate(judged) if one.tests]
-    above = holm([judged[index].p_supported for index in tested])
-    below = holm([judged[index].p_refuted for index in tested])
+    above = holm([*(judged[index].p_supported for index in tested), *[1.0] * waiting])[: len(tested)]
+    below = holm([*(judged[index].p_refuted for index in tested), *[1.0] * waiting])[: len(tested)]
     found = [(1.0, 1.0)] * len(judged)
     for index, high, low in zip(tested, above, below, strict=True):
         found[index] = (high, low)

@@ -162,6 +162,16 @@ def test_an_effect_that_just_does_not_matter_is_not_supported():
     assert calibration.share_supported(verdicts) <= 0.05
 
 
+def test_what_the_grid_shows_of_a_gain_is_computed_and_not_supported_at_its_threshold():
+    rng = generator(12)
+    for reach in (-1.2, -0.9, -1.9):
+        part = calibration.lr_robustness(calibration.lr_table(rng, 3000, reach, 0.3), 0.3).parts[0]
+        error = np.std(part.values) / np.sqrt(3000)
+        assert np.mean(part.values) == pytest.approx(calibration.grid_gain(reach, 0.3, 0.15), abs=4 * error)
+    verdicts = calibration.robustness_verdicts(0.3, 10, 1, 200, generator(13), exact=True)
+    assert calibration.share_supported(verdicts) <= 0.05
+
+
 def test_the_effect_of_the_paper_is_supported():
     verdicts = calibration.robustness_verdicts(1.2, 5, 1, 100, generator(9))
     assert calibration.share_supported(verdicts) >= 0.9

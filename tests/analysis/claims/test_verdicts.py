@@ -222,6 +222,25 @@ def test_an_unfinished_sweep_has_no_verdict(tmp_path, synthetic):
     assert found.judged.tests == ()
 
 
+def test_claims_that_wait_count_in_the_correction_of_those_that_do_not(tmp_path, synthetic):
+    """A verdict on half a sweep must stand when the other half is there, whatever it says."""
+    norms = ("none", "batch", "l1")
+    plan = synthetic.trials(synthetic.grid(norms, [0.012, 0.016], steps=300), range(5))
+    names = ("loss_variation", "lp_loss_variation", "lp_train_as_well", "lp_shift_more")
+
+    def judged(done, root):
+        ledger = synthetic.build(
+            root, plan, lambda one: synthetic.lifelike(one) if one.parameters["norm"] in done else None
+        )
+        return verdicts(ledger, *names)
+
+    half, whole = judged(norms[:2], tmp_path / "half"), judged(norms, tmp_path / "whole")
+    assert {one.word for one in list(half.values())[1:]} == {"no verdict yet"}
+    first = half["loss_variation"]
+    assert first.p_supported == pytest.approx(min(1.0, 4 * first.judged.p_supported))
+    assert whole["loss_variation"].p_supported <= first.p_supported + 1e-15
+
+
 def test_versions_and_data_are_never_averaged_over(tmp_path, synthetic):
     plan = synthetic.trials([{"norm": norm, "lr": lr} for norm in ("none", "batch") for lr in LRS], range(3))
 
