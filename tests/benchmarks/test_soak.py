@@ -1,4 +1,4 @@
-"""Sweep after sweep in one process, with kills beside it, leaves nothing behind: the short version of the soak."""
+"""Sweep after sweep in one process, with kills beside it, leaves nothing behind: the soak in short."""
 
 from __future__ import annotations
 
