@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_rounds_of_sweeps_and_kills_leave_nothing_behind() -> None:
-    command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "0", "--rounds", "3", "--ray-every", "0"]
+    command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "0", "--rounds", "2", "--ray-every", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=580)
     assert done.returncode == 0, done.stdout + done.stderr
     rounds = [
@@ -23,8 +23,8 @@ def test_rounds_of_sweeps_and_kills_leave_nothing_behind() -> None:
         for line in done.stdout.splitlines()
         if re.match(r" +[0-9.]+ min: ", line)
     ]
-    assert len(rounds) == 3
-    _, second, last = rounds  # the first opens what stays open
+    assert len(rounds) == 2
+    first, last = rounds
     processes, files, temporary, *_ = last
     assert processes == 0
-    assert files <= second[1] and temporary <= second[2]
+    assert files <= first[1] and temporary <= first[2]
