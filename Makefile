@@ -1,12 +1,13 @@
 # make demo   set up, run the quickstart sweep, show its report      (the README's first command)
 # make test-mlflow   crowds of mirrors, kills, attacks on the UI (PostgreSQL from Debian for some of them)
+# make chaos  a hundred kills at random moments, each judged; hours on a busy machine
 # make test   lint, types, import contracts, doctests, tests         (what CI runs)
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: demo test test-mlflow test-cluster lint types contracts tests format clean
+.PHONY: demo test chaos test-mlflow test-cluster lint types contracts tests format clean
 
 demo: $(STAMP)
 	$(BIN)/bnsweep run sweeps/quickstart.yaml
@@ -37,6 +38,9 @@ tests: $(STAMP)
 
 test-mlflow: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m mlflow tests/tracking tests/deploy
+
+chaos: $(STAMP)
+	$(BIN)/python -m benchmarks.chaos --points 100 --seed 0
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -235,6 +235,7 @@ def main() -> None:
     """Soak, and print what grew; exits with 1 where a sweep did not end well or a process is left."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--rounds", type=int, default=1, help="rounds at least, whatever the minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ray-every", type=int, default=RAY_EVERY, help="0 for rounds without Ray")
     options = parser.parse_args()
@@ -250,7 +251,7 @@ def main() -> None:
     with _place() as folder:
         soak = Soak(folder, options.seed, options.ray_every)
         try:
-            while not samples or time.monotonic() - began < 60 * options.minutes:
+            while len(samples) < options.rounds or time.monotonic() - began < 60 * options.minutes:
                 samples.append(soak.round())
                 shown = " ".join(f"{value:.0f}" for value in astuple(samples[-1]))
                 print(f"  {(time.monotonic() - began) / 60:5.1f} min: {shown}", flush=True)

@@ -40,11 +40,13 @@ def ray_runner(workers: int | None = None) -> Any:
     """Return the runner on Ray Tune, with workers that write the journal."""
     from bnsweep.runners import tune
 
+    path = os.environ[journal.VARIABLE]  # the workers of a cluster have the variables of their node
+
     class Journalled(tune._PackTrainable):
         """A worker that writes down what it trains."""
 
         def setup(self, config: dict[str, Any], **more: Any) -> None:
-            journal.install()
+            journal.install(path)
             super().setup(config, **more)
 
     runner = tune.TuneRunner(1, 0, workers)

@@ -24,11 +24,11 @@ QUICK = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_thresho
 
 
 class Cluster:
-    """A head without CPUs, and nodes of one CPU each.
+    """A head without CPUs, and nodes that have two CPUs together.
 
     Args:
         mark: Marks every process of it.
-        size: Nodes beside the head.
+        size: Nodes beside the head, one or two.
 
     Attributes:
         address: What a driver needs to attach, beside :attr:`environment`.
@@ -61,7 +61,7 @@ class Cluster:
         """Let a node join."""
         self._count += 1
         name = f"{self.mark}-{self._count}"
-        self._ray_start(name, f"--address={self.address}", "--num-cpus=1")
+        self._ray_start(name, f"--address={self.address}", f"--num-cpus={max(1, 2 // self.size)}")
         self.nodes.append(name)
 
     def _ray_start(self, name: str, *words: str) -> str:

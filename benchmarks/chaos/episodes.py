@@ -25,7 +25,7 @@ SHARES = {"driver": 54, "ray-driver": 10, "worker": 14, "raylet": 6, "node": 6, 
 KINDS = tuple(SHARES)
 
 SWEPT = {
-    "driver": ("grid", "optuna", "asha"),
+    "driver": ("grid", "optuna", "asha", "tpe-asha"),
     "ray-driver": ("grid", "optuna", "asha"),
     "worker": ("grid", "optuna", "asha"),
     "raylet": ("grid", "optuna"),
@@ -94,14 +94,15 @@ class Chaos:
         folder: Where everything lies.
         seed: What decides when what is killed.
         interval: Seconds between two checkpoints of a pack.
+        nodes: Nodes of the Ray cluster beside its head, one or two.
     """
 
-    def __init__(self, folder: Path, seed: int, interval: float) -> None:
+    def __init__(self, folder: Path, seed: int, interval: float, nodes: int = 2) -> None:
         self.folder, self.interval = folder, interval
         folder.mkdir(parents=True, exist_ok=True)
         self.random = random.Random(seed)
         self.mark = f"chaos{os.getpid()}"
-        self.cluster = Cluster(f"{self.mark}-ray")
+        self.cluster = Cluster(f"{self.mark}-ray", nodes)
         self.server = Server({}, folder / "server.log")
         self.references: dict[tuple[str, bool], Path] = {}
         self._number = itertools.count(1)
@@ -117,12 +118,13 @@ class Chaos:
 
     # -- episodes --------------------------------------------------------------------------------
 
-    def run(self, kind: str, points: int, say: Callable[[str], None]) -> Tally:
-        """Run episodes until something was killed ``points`` times."""
+    def run(self, kind: str, points: int, say: Callable[[str], None], most: int | None = None) -> Tally:
+        """Run episodes until something was killed ``points`` times, in one at most ``most`` times."""
+        most = most or MOST_KILLS[kind]
         tally, turns = Tally(), itertools.cycle(SWEPT[kind])
         idle = 0
         while tally.kills < points and idle < 20:
-            kills, found = self._episode(kind, next(turns), min(points - tally.kills, MOST_KILLS[kind]))
+            kills, found = self._episode(kind, next(turns), min(points - tally.kills, most))
             idle = 0 if kills else idle + 1
             tally.add(Tally(kills, 1, found))
             say(

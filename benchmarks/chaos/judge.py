@@ -74,6 +74,7 @@ def judge(root: Path, reference: Path, interval: float, *, exact: bool = True) -
     verdict.duplicates += len(own.keys() - planned)
     _judge_tracking(verdict, root, planned)
     verdict.zombies += sum(1 for place in ("packs", "tmp") for _ in (root / place).iterdir())
+    verdict.zombies += (root / "opening.json").exists()
     return verdict
 
 

@@ -6,14 +6,15 @@ from typing import Any
 
 __all__ = ["SWEEPS", "sweep"]
 
-SWEEPS = ("grid", "optuna", "asha")
+SWEEPS = ("grid", "optuna", "asha", "tpe-asha")
 
 
 def sweep(kind: str, tracking: str | None, steps: int = 120) -> dict[str, Any]:
     """Return a sweep file's content.
 
     Args:
-        kind: ``grid``; ``optuna``, deterministic with a lag; ``asha``, random with early stopping.
+        kind: ``grid``; ``optuna``, deterministic with a lag; ``asha``, random with early stopping;
+            ``tpe-asha``, Optuna with early stopping.
         tracking: A tracking URI; ``None`` for a database beside the results.
         steps: Steps of a trial.
     """
@@ -45,8 +46,14 @@ def sweep(kind: str, tracking: str | None, steps: int = 120) -> dict[str, Any]:
             "deterministic": True,
             "search": {"num_trials": 8, "sampler": "tpe", "lag": 2, "options": {"n_startup_trials": 3}},
         }
+    search = {
+        "asha": {"method": "random", "search": {"num_trials": 8}},
+        "tpe-asha": {
+            "method": "optuna",
+            "search": {"num_trials": 8, "sampler": "tpe", "options": {"n_startup_trials": 3}},
+        },
+    }
     return content | {
-        "method": "random",
-        "search": {"num_trials": 8},
+        **search[kind],
         "early_stop": {"type": "asha", "min_steps": max(1, steps // 6), "eta": 2},
     }

@@ -71,6 +71,7 @@ class PlannedPacks:
 
     def _reopen(self, left: Sequence[TrialConfig]) -> tuple[list[str], list[TrialConfig]]:
         """Return the packs left open that hold what is wanted, and the trials in none of them."""
+        self.ledger.finish_opening()
         pending = {trial.trial_id: trial for trial in left}
         done = self.ledger.done()
         packs = []

@@ -11,6 +11,7 @@ from bnsweep.errors import LedgerError, StorageError
 from bnsweep.sweep import checkpoints
 from bnsweep.sweep.curves import CurveRow, decode_table, encode_sealed, first_rows, rows_of
 from bnsweep.sweep.files import (
+    as_mapping,
     decode_json,
     encode_json,
     link_bytes,
@@ -29,6 +30,7 @@ __all__ = ["PackFolders"]
 
 
 _PACK = "pack.json"
+_OPENING = "opening.json"
 
 
 class PackFolders(SweepFolder):
@@ -62,11 +64,51 @@ class PackFolders(SweepFolder):
         return link_bytes(folder / _PACK, encoded, self._scratch)
 
     def write_packs(self, contents: Mapping[str, Mapping[str, Any]]) -> None:
-        """Open many packs: into a store, several at once; see :meth:`write_pack`."""
+        """Open many packs: into a store, several at once; see :meth:`write_pack`.
+
+        What is to be opened is written down first, so that after a kill in the middle
+        :meth:`finish_opening` opens the others too, and no trial is packed with other trials than intended.
+
+        Raises:
+            LedgerBusyError: If another process has taken over the sweep.
+        """
         self._fence()
+        note = self.root / _OPENING
+        if len(contents) > 1:
+            replace_bytes(note, encode_json({"schema": SCHEMA, "packs": contents}), self._scratch)
+        self._write_each(contents)
+        if len(contents) > 1:
+            note.unlink(missing_ok=True)
+
+    def _write_each(self, contents: Mapping[str, Mapping[str, Any]]) -> None:
         in_turn = in_parallel if isinstance(self.root, ObjectPath) else map
         for _ in in_turn(lambda item: self._write_pack(*item), contents.items()):
             pass
+
+    def finish_opening(self) -> None:
+        """Open what a driver that was killed while it opened packs has not come to; for drivers.
+
+        Raises:
+            LedgerBusyError: If another process has taken over the sweep.
+        """
+        note = self.root / _OPENING
+        try:
+            content = read_json(note)
+            check_schema(content, note)
+            packs = as_mapping(content.get("packs"), "packs")
+            contents = {
+                name: as_mapping(packs[name], f"pack {name}") for name in packs if self.pack_dir(name)
+            }
+        except FileNotFoundError:
+            return
+        except ValueError as error:
+            self._reject([note], "the list of packs to open", str(error))
+            return
+        except OSError as error:
+            raise unreadable(note, error) from error
+        self._fence()
+        self._write_each(contents)
+        note.unlink(missing_ok=True)
 
     def read_pack(self, pack_id: str) -> dict[str, Any]:
         """Return what :meth:`write_pack` stored.

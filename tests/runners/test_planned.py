@@ -12,6 +12,7 @@ from bnsweep import api
 from bnsweep.cli import main
 from bnsweep.runners import LocalRunner
 from bnsweep.runners import calibration as worker_side
+from bnsweep.runners.planned import PlannedPacks
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.training import PackTrainer
 
@@ -128,3 +129,36 @@ def test_plan_measures_when_asked_and_trains_nothing(
     assert forecast["seconds"] > 0
     assert sum(pack["size"] for pack in forecast["packs"]) == 8
     assert not list((tmp_path / "results" / "tiny" / "packs").iterdir())
+
+
+def test_a_kill_while_packs_are_opened_changes_no_pack(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers share one kind of trials: packed anew, the rest would come in packs of one."""
+    small["parameters"]["norm"] = "batch"
+    small["resources"] = {"pack_size": 4, "kernel": "grouped"}
+    opened: list[str] = []
+    ready, write = PlannedPacks.ready, Ledger._write_pack
+
+    class Killed(BaseException):
+        pass
+
+    def noted(self: Ledger, pack_id: str, content: Any) -> bool:
+        if opened and kill:
+            raise Killed
+        opened.append(pack_id)
+        return write(self, pack_id, content)
+
+    monkeypatch.setattr(PlannedPacks, "ready", lambda self, workers: ready(self, 2))
+    monkeypatch.setattr(Ledger, "_write_pack", noted)
+    kill = False
+    run(small, tmp_path / "whole")
+    intended, opened = set(opened), []
+    assert len(intended) == 2
+    kill = True
+    with pytest.raises(Killed):
+        run(small, tmp_path / "killed")
+    kill = False
+    outcome, _ = run(small, tmp_path / "killed")
+    assert outcome.exit_code == 0 and set(opened) == intended
+    assert readings(tmp_path / "killed" / "tiny") == readings(tmp_path / "whole" / "tiny")

@@ -335,6 +335,50 @@ def test_failures_are_numbered_and_end_with_a_record(ledger: Ledger) -> None:
     assert ledger.failed() == {}
 
 
+@pytest.mark.parametrize("opened", range(4))
+def test_a_kill_while_packs_are_opened_leaves_no_trial_for_another_pack(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, opened: int
+) -> None:
+    contents = {f"pack{n}": {"members": [f"{n}a", f"{n}b"]} for n in range(3)}
+
+    class Killed(BaseException):
+        pass
+
+    left, write = iter(range(opened)), ledger._write_pack
+
+    def killed(pack_id: str, content: Any) -> bool:
+        if next(left, None) is None:
+            raise Killed
+        return write(pack_id, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_write_pack", killed)
+        try:
+            ledger.write_packs(contents)
+        except Killed:
+            assert opened < 3
+    reader = Ledger(ledger.root)
+    assert len(reader.open_packs()) <= opened
+    reader.finish_opening()
+    assert {name: content["members"] for name, content in reader.open_packs().items()} == {
+        name: content["members"] for name, content in contents.items()
+    }
+    reader.close_pack("pack1")
+    reader.finish_opening()
+    assert list(reader.open_packs()) == ["pack0", "pack2"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"schema": 1, "packs": {"../x": {}}}', b'{"packs": {}}']
+)
+def test_a_damaged_list_of_packs_to_open_is_moved_aside(on_disk: Ledger, content: bytes) -> None:
+    note = Path(str(on_disk.root)) / "opening.json"
+    note.write_bytes(content)
+    on_disk.finish_opening()
+    assert on_disk.open_packs() == {} and not note.exists()
+    assert len(on_disk.warnings) == 1 and "packs to open" in on_disk.warnings[0]
+
+
 def test_checkpoints_keep_two_and_return_the_newest(ledger: Ledger) -> None:
     assert ledger.write_pack("abc1", {"trials": ["x"]}) and not ledger.write_pack("abc1", {"trials": []})
     assert ledger.load_checkpoint("abc1") is None
