@@ -6,7 +6,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 from bnsweep.errors import LedgerError, StorageError
@@ -200,6 +200,8 @@ class SweepFolder:
             yield
         finally:
             self._lease = None
+            with suppress(OSError):  # what workers that were killed meanwhile have left
+                clean_scratch(self._scratch)
             lease.release()
             if lease.lost:
                 lease.check()

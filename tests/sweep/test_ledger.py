@@ -335,6 +335,18 @@ def test_failures_are_numbered_and_end_with_a_record(ledger: Ledger) -> None:
     assert ledger.failed() == {}
 
 
+def test_what_a_killed_worker_left_half_written_goes_when_the_driver_leaves(on_disk: Ledger) -> None:
+    scratch_folder = Path(str(on_disk.root)) / "tmp"
+    code = (
+        "import os, sys; from bnsweep.sweep.files import scratch_file; from pathlib import Path\n"
+        "with scratch_file(Path(sys.argv[1])) as (_, file): file.write(b'half'); os._exit(9)"
+    )
+    with on_disk.exclusive():
+        subprocess.run([sys.executable, "-c", code, str(scratch_folder)], check=False)
+        assert len(scratch(on_disk)) == 1
+    assert scratch(on_disk) == []
+
+
 @pytest.mark.parametrize("opened", range(4))
 def test_a_kill_while_packs_are_opened_leaves_no_trial_for_another_pack(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, opened: int
