@@ -1,7 +1,8 @@
-# make demo   set up, run the quickstart sweep, show its report      (the README's first command)
-# make test-mlflow   crowds of mirrors, kills, attacks on the UI (PostgreSQL from Debian for some of them)
-# make chaos  a hundred kills at random moments, each judged; hours on a busy machine
-# make test   lint, types, import contracts, doctests, tests         (what CI runs)
+# make demo           set up, run the quickstart sweep, show its report   (the README's first command)
+# make test           lint, types, import contracts, doctests, tests      (what CI runs)
+# make test-mlflow    crowds of mirrors, kills, attacks on the UI         (PostgreSQL from Debian for some of them)
+# make test-cluster   several hosts made of network namespaces            (root, iproute2)
+# make chaos          a hundred kills at random moments, each judged; hours on a busy machine
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -49,6 +50,6 @@ format: $(STAMP)
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-# Hosts made of network namespaces (root, iproute2); figures of the last run stand in docs/cluster.md.
+# Figures of the last run stand in docs/cluster.md.
 test-cluster: $(STAMP)
 	BNSWEEP_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster -x -s
