@@ -21,14 +21,15 @@ def out_of_memory(error: Exception) -> bool:
 def divide_pack(ledger: Ledger, pack_id: str, *, alone: bool) -> list[tuple[str, set[str]]]:
     """Open the parts of a pack in its place; see :func:`bnsweep.sweep.packs.divide`.
 
+    Each part names the pack that it is ``of``: after a kill in between, the next driver closes that one.
+
     Returns:
         Id and members of each part.
     """
     parts = divide(ledger.read_pack(pack_id), alone=alone)
     if parts[0][0].pack_id == pack_id:
         ledger.close_pack(pack_id)  # the same pack from its start: what it was at made it fail
-    for pack, content in parts:
-        ledger.write_pack(pack.pack_id, content)
+    ledger.write_packs({pack.pack_id: {**content, "of": pack_id} for pack, content in parts})
     if parts[0][0].pack_id != pack_id:
         ledger.close_pack(pack_id)
     return [(pack.pack_id, set(pack.members)) for pack, _ in parts]

@@ -71,11 +71,10 @@ class PlannedPacks:
 
     def _reopen(self, left: Sequence[TrialConfig]) -> tuple[list[str], list[TrialConfig]]:
         """Return the packs left open that hold what is wanted, and the trials in none of them."""
-        self.ledger.finish_opening()
         pending = {trial.trial_id: trial for trial in left}
         done = self.ledger.done()
         packs = []
-        for pack_id, content in self.ledger.open_packs().items():
+        for pack_id, content in self.ledger.take_up_packs().items():
             members = set(content["members"])
             if members <= done:
                 self.ledger.close_pack(pack_id)

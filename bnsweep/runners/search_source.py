@@ -207,7 +207,7 @@ class SearchSource:
     def _reopen(self, wanted: Sequence[tuple[TrialConfig, str]]) -> None:
         """Go on with packs that were left open, and open new ones for the rest."""
         pending = {trial.trial_id for trial, _ in wanted} - self._done
-        for pack_id, content in self.ledger.open_packs().items():
+        for pack_id, content in self.ledger.take_up_packs().items():
             members = set(content["members"])
             if members <= self._done:
                 self.ledger.close_pack(pack_id)

@@ -154,6 +154,22 @@ class PackFolders(SweepFolder):
                 raise unreadable(path, error) from error
         return packs
 
+    def take_up_packs(self) -> dict[str, dict[str, Any]]:
+        """Return the open packs, once what a killed driver was at is finished; for drivers.
+
+        What it was opening is opened (:meth:`finish_opening`), and a pack of which parts are open is closed.
+
+        Raises:
+            LedgerBusyError: If another process has taken over the sweep.
+        """
+        self.finish_opening()
+        packs = self.open_packs()
+        for divided in {str(content.get("of")) for content in packs.values()} & packs.keys():
+            if packs[divided].get("of") != divided:
+                self.close_pack(divided)
+                del packs[divided]
+        return packs
+
     @staticmethod
     def _whole(path: Place) -> list[Place]:
         """Return what is moved aside with a damaged ``pack.json``: all of the pack."""

@@ -162,3 +162,48 @@ def test_a_kill_while_packs_are_opened_changes_no_pack(
     outcome, _ = run(small, tmp_path / "killed")
     assert outcome.exit_code == 0 and set(opened) == intended
     assert readings(tmp_path / "killed" / "tiny") == readings(tmp_path / "whole" / "tiny")
+
+
+@pytest.mark.parametrize("moment", ["between the parts", "before the whole is closed"])
+def test_a_kill_while_a_pack_is_divided_trains_nobody_twice(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Four do not fit, two do: after the kill the halves are there, and the whole is not."""
+    small["parameters"]["norm"] = "batch"
+    small["resources"] = {"pack_size": 4, "kernel": "grouped"}
+    step, trained = PackTrainer.step, []
+    write, close = Ledger._write_pack, Ledger.close_pack
+
+    class Killed(BaseException):
+        pass
+
+    def full(self: PackTrainer) -> None:
+        if len(self.trials) > 2:
+            raise MemoryError("no more")
+        if self.step_index == 0:
+            trained.append(frozenset(trial.trial_id for trial in self.trials))
+        step(self)
+
+    def written(self: Ledger, pack_id: str, content: Any) -> bool:
+        new = write(self, pack_id, content)
+        if kill and "of" in content and moment == "between the parts":
+            raise Killed
+        return new
+
+    def closed(self: Ledger, pack_id: str) -> None:
+        if kill and moment == "before the whole is closed":
+            raise Killed
+        close(self, pack_id)
+
+    monkeypatch.setattr(PackTrainer, "step", full)
+    monkeypatch.setattr(Ledger, "_write_pack", written)
+    monkeypatch.setattr(Ledger, "close_pack", closed)
+    kill = True
+    with pytest.raises(Killed):
+        run(small, tmp_path)
+    kill = False
+    outcome, said = run(small, tmp_path)
+    assert outcome.exit_code == 0 and len(outcome.states) == 1
+    assert sorted(map(len, trained)) == [2, 2] and len(frozenset().union(*trained)) == 4
+    assert not [text for text in said if "divided" in text]
+    assert not list((outcome.root / "packs").iterdir())
