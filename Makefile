@@ -1,6 +1,7 @@
 # make demo           set up, run the quickstart sweep, show its report   (the README's first command)
 # make test           lint, types, import contracts, doctests, tests      (what CI runs)
 # make test-mlflow    crowds of mirrors, kills, attacks on the UI         (PostgreSQL from Debian for some of them)
+# make test-long      a killed worker on a Ray cluster, a bucket from run to compare, soak and scale in short
 # make test-cluster   several hosts made of network namespaces            (root, iproute2)
 # make chaos          a hundred kills at random moments, each judged; hours on a busy machine
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: demo test chaos test-mlflow test-cluster lint types contracts tests format clean
+.PHONY: demo test chaos test-mlflow test-long test-cluster lint types contracts tests format clean
 
 demo: $(STAMP)
 	$(BIN)/bnsweep run sweeps/quickstart.yaml
@@ -35,10 +36,13 @@ contracts: $(STAMP)
 	$(BIN)/lint-imports
 
 tests: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not mlflow"
+	$(BIN)/python -m pytest -n 2 -m "not mlflow and not long"
 
 test-mlflow: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m mlflow tests/tracking tests/deploy
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long
 
 chaos: $(STAMP)
 	$(BIN)/python -m benchmarks.chaos --points 100 --seed 0

@@ -56,6 +56,7 @@ def _damage(root: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_worker_of_a_cluster_that_is_killed_changes_nothing(chaos: Chaos) -> None:
     said: list[str] = []

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks import scale
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_simulated_workers_do_every_pack(tmp_path: Path) -> None:
     found = scale.simulate(40, 4, 10.0, tmp_path)
     assert found["trials"] == 40

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_rounds_of_sweeps_and_kills_leave_nothing_behind() -> None:
     command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "0", "--rounds", "2", "--ray-every", "0"]

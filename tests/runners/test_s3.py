@@ -78,6 +78,7 @@ def test_a_store_that_goes_away_is_waited_for_and_fails_no_trial(
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_a_bucket_from_run_to_compare_with_a_driver_on_ray_killed_in_between(
