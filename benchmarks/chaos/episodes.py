@@ -127,8 +127,11 @@ class Chaos:
             kills, found = self._episode(kind, next(turns), min(points - tally.kills, most))
             idle = 0 if kills else idle + 1
             tally.add(Tally(kills, 1, found))
+            so_far = tally.verdict
             say(
-                f"  {kind}: {tally.kills} of {points}" + "".join(f"\n    {text}" for text in found.mismatches)
+                f"  {kind}: {tally.kills} of {points}; so far {so_far.lost:.2f} s lost, {so_far.duplicates} "
+                f"duplicates, {so_far.zombies} zombies, {len(so_far.mismatches)} mismatches"
+                + "".join(f"\n    {text}" for text in found.mismatches)
             )
         return tally
 
