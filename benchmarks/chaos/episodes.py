@@ -152,7 +152,7 @@ class Chaos:
                 self._start(episode)
         self._finish(episode)
         exact = not (on_ray and swept == "asha")
-        found = judge(episode.root, reference, self.interval, exact=exact)
+        found = judge(episode.root, reference, self.interval, exact=exact, ordered=not on_ray)
         found.zombies += self._left(episode)
         return kills, found
 

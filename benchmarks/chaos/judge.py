@@ -47,7 +47,9 @@ class Verdict:
     mismatches: list[str] = field(default_factory=list)
 
 
-def judge(root: Path, reference: Path, interval: float, *, exact: bool = True) -> Verdict:
+def judge(
+    root: Path, reference: Path, interval: float, *, exact: bool = True, ordered: bool = True
+) -> Verdict:
     """Judge a finished sweep.
 
     Args:
@@ -56,6 +58,8 @@ def judge(root: Path, reference: Path, interval: float, *, exact: bool = True) -
         interval: Time between two checkpoints of a pack, in seconds.
         exact: Whether the whole table must be the same. Where workers race to rungs it need not be: then
             every decision must follow from the events before it, and every loss be the reference's.
+        ordered: Whether a search's events must be the same in order too. Where several workers train at once
+            either of two conditions may end first; what is suggested, and how each ends, must be the same.
     """
     verdict = Verdict()
     entries = journal.read(root.with_suffix(".journal"))
@@ -65,7 +69,8 @@ def judge(root: Path, reference: Path, interval: float, *, exact: bool = True) -
     _judge_table(verdict, own, entries)
     if exact:
         _compare(verdict, own, _table(reference), "the ledger")
-        _compare(verdict, _events(root), _events(reference), "the search's events")
+        arranged = list if ordered else _by_number
+        _compare(verdict, arranged(_events(root)), arranged(_events(reference)), "the search's events")
         _compare(verdict, _shown(root), _shown(reference), "MLflow")
     else:
         _judge_decisions(verdict, own, _events(root))
@@ -171,6 +176,14 @@ def _events(root: Path) -> list[Any]:
         {key: value for key, value in json.loads(path.read_text()).items() if key != "written_at"}
         for path in paths
     ]
+
+
+def _by_number(events: Sequence[Any]) -> dict[tuple[str, Any], list[Any]]:
+    """Return a search's events by their kind and the number of the suggestion, whatever their order."""
+    found: dict[tuple[str, Any], list[Any]] = defaultdict(list)
+    for event in events:
+        found[event["event"], event.get("number")].append(event)
+    return dict(found)
 
 
 def _sql(root: Path, query: str) -> list[Any]:
