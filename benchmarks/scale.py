@@ -17,8 +17,6 @@ import heapq
 import json
 import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.platform import content, line, write_ledger
+from benchmarks.resume import bucket
 
 REPORT_SECONDS = 2.0
 
@@ -159,30 +158,16 @@ def requests_of_a_store(folder: Path) -> tuple[Counter[str], int, int]:
     from bnsweep import api
     from bnsweep.runners import LocalRunner
 
-    server = Path(__file__).parents[1] / "tests" / "s3_server.py"
-    process = subprocess.Popen(
-        [sys.executable, str(server)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    endpoint = f"http://127.0.0.1:{int(process.stdout.readline())}"
-    os.environ |= {
-        "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
-        "AWS_DEFAULT_REGION": "us-east-1", "XDG_CACHE_HOME": str(folder),
-    }  # fmt: skip
-    try:
-        with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/scale", method="PUT"), timeout=30):
-            pass
+    with bucket(folder) as storage:
+        endpoint = os.environ["AWS_ENDPOINT_URL"]
         with urllib.request.urlopen(f"{endpoint}/_faults", b"[]", timeout=30):
             pass
         sweep = content(128, "scale") | {
             "resources": {"cpus": 1, "pack_size": 16, "kernel": "loop"}, "tracking": {"uri": "none"},
         }  # fmt: skip
-        outcome = api.run(sweep, runner=LocalRunner(), storage="s3://scale/sweeps")
+        outcome = api.run(sweep, runner=LocalRunner(), storage=storage)
         with urllib.request.urlopen(f"{endpoint}/_seen", timeout=30) as answer:
             seen = json.load(answer)
-    finally:
-        process.kill()
-        process.communicate()
     kinds = Counter(f"{entry.split()[0]} {_what(entry)}" for entry in seen)
     return kinds, sum(outcome.states.values()), 8
 

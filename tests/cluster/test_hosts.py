@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -27,14 +26,8 @@ from bnsweep.errors import BnsweepError, ServiceError
 from bnsweep.runners import LocalRunner
 from bnsweep.sweep import to_yaml
 from bnsweep.sweep.ledger import Ledger
+from tests.cluster import hosts
 from tests.tracking import databases
-
-spec = importlib.util.spec_from_file_location("hosts", Path(__file__).with_name("hosts.py"))
-assert spec is not None
-assert spec.loader is not None
-hosts: Any = importlib.util.module_from_spec(spec)
-sys.modules["hosts"] = hosts
-spec.loader.exec_module(hosts)
 
 ASKED = bool(os.environ.get("BNSWEEP_TEST_CLUSTER"))
 OBSTACLE = hosts.obstacle() if ASKED else "run make test-cluster"

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -21,13 +19,8 @@ from bnsweep import api
 from bnsweep.runners import LocalRunner
 from bnsweep.sweep import to_yaml
 from bnsweep.sweep.ledger import Ledger
-
-spec = importlib.util.spec_from_file_location("lost_hosts", Path(__file__).with_name("hosts.py"))
-assert spec is not None
-assert spec.loader is not None
-hosts: Any = importlib.util.module_from_spec(spec)
-sys.modules["lost_hosts"] = hosts
-spec.loader.exec_module(hosts)
+from tests.cluster import hosts
+from tests.cluster.outcomes import outcomes
 
 ASKED = bool(os.environ.get("BNSWEEP_TEST_CLUSTER"))
 OBSTACLE = hosts.obstacle() if ASKED else "run make test-cluster"
@@ -69,19 +62,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "grid.yaml"
     path.write_text(to_yaml(SWEEP))
     return path
-
-
-def outcomes(root: Path) -> dict[str, str]:
-    """What records and curves say, without times and places."""
-    ledger = Ledger(root)
-    found = {}
-    for record in ledger.records():
-        table = ledger.curves_of(record)
-        assert table is not None
-        rows = table.drop_columns(["time_ms"]).to_pydict()
-        found[record.trial_id] = json.dumps([record.state, record.steps, repr(rows)])
-    assert ledger.warnings == []
-    return found
 
 
 def begin(host: Any, file: Path, workers: int) -> subprocess.Popen[str]:

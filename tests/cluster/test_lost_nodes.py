@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -24,6 +23,7 @@ from bnsweep import api
 from bnsweep.runners import LocalRunner
 from bnsweep.sweep import to_yaml
 from bnsweep.sweep.ledger import Ledger
+from tests.cluster.outcomes import outcomes
 
 pytestmark = [
     pytest.mark.ray,
@@ -117,19 +117,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the sweep comes to without any trouble, trained in this process."""
     return outcomes(api.run(SWEEP, runner=LocalRunner(), storage=str(tmp_path_factory.mktemp("whole"))).root)
-
-
-def outcomes(root: Any) -> dict[str, str]:
-    """What records and curves say, without times and places."""
-    ledger = Ledger(root)
-    found = {}
-    for record in ledger.records():
-        table = ledger.curves_of(record)
-        assert table is not None
-        rows = table.drop_columns(["time_ms"]).to_pydict()
-        found[record.trial_id] = json.dumps([record.state, record.steps, repr(rows)])
-    assert ledger.warnings == []
-    return found
 
 
 def judge(lab: Lab, storage: Path, whole: dict[str, str], new: int) -> None:

@@ -76,14 +76,19 @@ def busy() -> float:
 
 
 @pytest.mark.parametrize(
-    "options", [("--in-process",), pytest.param((), marks=pytest.mark.ray)], ids=["in-process", "ray"]
+    ("options", "number"),
+    [
+        pytest.param(("--in-process",), signal.SIGTERM, id="in-process"),
+        pytest.param((), signal.SIGTERM, marks=pytest.mark.ray, id="ray"),
+        pytest.param((), signal.SIGINT, marks=pytest.mark.ray, id="ray-ctrl-c"),
+    ],
 )
 def test_the_first_signal_checkpoints_and_exits_3_within_ten_seconds(
-    options: tuple[str, ...], start: Any, tmp_path: Path
+    options: tuple[str, ...], number: signal.Signals, start: Any, tmp_path: Path
 ) -> None:
     process = start(*options)
     began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     code = process.wait(60)
     seconds = time.monotonic() - began
     text = (tmp_path / "log").read_text()
@@ -92,7 +97,7 @@ def test_the_first_signal_checkpoints_and_exits_3_within_ten_seconds(
     steps = checkpoints(tmp_path / "r" / "tiny")
     assert len(steps) == (1 if options else 2) and min(steps) > 0
     print(f"{seconds:.1f} s, load {os.getloadavg()[0]:.1f}")
-    assert seconds < 10 * busy()
+    assert seconds < min(10 * busy(), 20)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,7 @@ def test_the_second_signal_leaves_at_once(options: tuple[str, ...], start: Any, 
     assert "Traceback" not in text
     print(f"{seconds:.1f} s, load {os.getloadavg()[0]:.1f}")
     assert Ledger(tmp_path / "r" / "tiny").pack_ids()
-    assert seconds < 5 * busy()
+    assert seconds < min(5 * busy(), 20)
 
 
 def test_leaving_at_once_does_not_wait_for_a_server_that_hangs(tiny: dict[str, Any], tmp_path: Path) -> None:
