@@ -21,6 +21,7 @@ from bnsweep.tracking.uris import sqlite_path
 from bnsweep.trial import TrialConfig
 
 from . import node_probe
+from .autoscaler import adds_machines, autoscaler_state, never_fits
 from .machine import Node
 from .origin import hide_secrets
 from .preflight import Preflight
@@ -73,10 +74,7 @@ class Cluster:
     @property
     def grows(self) -> bool:
         """Whether an autoscaler adds machines."""
-        found = _autoscaling(self.address)
-        return bool(
-            found and any(state.ray_node_type_name for state in found.cluster_resource_state.node_states)
-        )
+        return adds_machines(autoscaler_state(self.address))
 
     # -- what must hold --------------------------------------------------------------------------
 
@@ -314,7 +312,7 @@ class Cluster:
         while not ray.wait([task], timeout=2.0)[0]:
             if time.monotonic() - began > self.patience:
                 raise TimeoutError(f"no place was free for a worker within {self.patience:.0f} s")
-            if not self.slots(cpus, gpus) and _never(_autoscaling(self.address), cpus, gpus):
+            if not self.slots(cpus, gpus) and never_fits(autoscaler_state(self.address), cpus, gpus):
                 raise BnsweepError(_no_place(cpus, gpus, self.nodes, grows=True))
             if time.monotonic() - told > TELL_SECONDS or (told == began and time.monotonic() - began > 5):
                 told = time.monotonic()
@@ -411,32 +409,6 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(f"  {line.rstrip()}" for line in lines)
-
-
-def _autoscaling(address: str) -> Any:
-    """Return the cluster's state with what its autoscaler last reported; ``None`` where there is none."""
-    from ray import _raylet
-    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
-
-    where = address or ray.get_runtime_context().gcs_address
-    reply = GetClusterStatusReply()
-    try:
-        client = _raylet.GcsClient(address=where)  # type: ignore[attr-defined]
-        reply.ParseFromString(client.get_cluster_status(timeout_s=10))
-    except Exception:
-        return None
-    return reply if reply.autoscaling_state.autoscaler_state_version else None
-
-
-def _never(found: Any, cpus: float, gpus: float) -> bool:
-    """Tell whether the autoscaler says that it has no kind of machine for one worker."""
-    if found is None:
-        return True
-    wanted = {name: value for name, value in (("CPU", cpus), ("GPU", gpus)) if value}
-    return any(
-        {name: value for name, value in request.resources_bundle.items() if value} == wanted
-        for request in found.autoscaling_state.infeasible_resource_requests
-    )
 
 
 def _first_line(error: BaseException) -> str:
