@@ -165,7 +165,8 @@ def test_each_trouble_is_in_its_line(
     assert main([*words, str(tmp_path / "file" / "results"), "--json"]) == 4
     answer = json.loads(capsys.readouterr().out)
     found = {content["what"]: doctor.Finding.of(content) for content in answer["findings"]}
-    assert [what for what, one in found.items() if one.state != "ok"] == ["storage", "data", "tracking"]
+    troubles = {what: one.text for what, one in found.items() if one.state != "ok"}
+    assert list(troubles) == ["storage", "data", "tracking"], troubles
     assert found["storage"].exit_code == 2
     assert "cifar" in found["data"].text
     assert found["tracking"].exit_code == answer["exit_code"] == 4
