@@ -155,8 +155,14 @@ def empty_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_each_trouble_is_in_its_line(
-    cluster: str, tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], write_sweep: Any
+    cluster: str,
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    write_sweep: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(doctor, "PATIENCE", 240.0)  # a busy machine may need a minute to start a worker
     tiny["tracking"] = {"uri": f"http://127.0.0.1:{free_port(0)}"}
     tiny["parameters"]["dataset"] = "cifar10"
     tiny["data_root"] = str(tmp_path / "empty")
