@@ -111,6 +111,12 @@ def show(trials: int, storage: Any, where: str, folder: Path) -> None:
     began = time.monotonic()
     root, count = unfinished(trials, storage)
     line(f"{where}: ledger of {count} trials made in (s)", f"{time.monotonic() - began:.0f}")
+    if root.startswith("s3:"):
+        spent = call("bnsweep", "status", root)
+        line(
+            "  status, the first to read, leaves an index: wall, CPU (s)",
+            f"{spent.wall:.1f}, {spent.cpu:.1f}",
+        )
     found = resume(root, folder / "log")
     line(
         f"  resume, {found.left} left: wall until it trains, driver's CPU (s)",

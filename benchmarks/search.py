@@ -23,7 +23,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
+from scipy.stats import mannwhitneyu
 
 from bnsweep.search import Search
 from bnsweep.search.samplers import quiet
@@ -37,14 +39,15 @@ from bnsweep.sweep.records import Record
 from bnsweep.trial import TrialConfig, TrialState, derive_seed
 
 LOSS_AT_CHANCE = math.log(10)
-SAMPLERS = {
-    "tpe": optuna.samplers.TPESampler,
-    "gp": optuna.samplers.GPSampler,
-    "cmaes": optuna.samplers.CmaEsSampler,
-    "nsga2": optuna.samplers.NSGAIISampler,
+SAMPLERS: dict[str, tuple[type[optuna.samplers.BaseSampler], dict[str, Any]]] = {
+    "tpe": (optuna.samplers.TPESampler, {"multivariate": True}),
+    "tpe-univariate": (optuna.samplers.TPESampler, {"multivariate": False}),
+    "gp": (optuna.samplers.GPSampler, {}),
+    "cmaes": (optuna.samplers.CmaEsSampler, {}),
+    "nsga2": (optuna.samplers.NSGAIISampler, {"population_size": 10}),
+    "qmc": (optuna.samplers.QMCSampler, {"qmc_type": "sobol"}),
 }
-SMALL = {"nsga2": {"population_size": 10}}
-"""Options for budgets this small, here and for ``optuna.optimize``."""
+"""Optuna's class, and the options that both sides have."""
 
 
 class Function:
@@ -178,7 +181,8 @@ def make_search(spec: Any, folder: str, known: Known | None = None) -> Search:
 
 
 def by_search(problem: Problem, number: int, seed: int, sampler: str) -> float:
-    spec = spec_of(problem, "optuna", number, seed, sampler=sampler, options=SMALL.get(sampler, {}))
+    name, options = sampler.split("-")[0], SAMPLERS[sampler][1]
+    spec = spec_of(problem, "optuna", number, seed, sampler=name, options=options)
     tried = []
     with tempfile.TemporaryDirectory() as folder:
         search = make_search(spec, folder)
@@ -198,24 +202,29 @@ def by_optuna(problem: Problem, number: int, seed: int, sampler: str) -> float:
 
     direction = "maximize" if problem.metric == "test_accuracy" else "minimize"
     with quiet():
-        made = SAMPLERS[sampler](seed=seed, **SMALL.get(sampler, {}))
-        optuna.create_study(sampler=made, direction=direction).optimize(value, n_trials=number)
+        made, options = SAMPLERS[sampler]
+        sampler_ = made(seed=seed, **options | ({"scramble": True} if sampler == "qmc" else {}))
+        optuna.create_study(sampler=sampler_, direction=direction).optimize(value, n_trials=number)
     return chosen(problem, tried)
 
 
-def regret(problem: Problem, number: int, repeats: int, samplers: list[str]) -> None:
-    def median(find: Callable[..., float], sampler: str) -> str:
-        found = sorted(find(problem, number, seed, sampler) for seed in range(repeats))
-        low, high = found[len(found) // 4], found[-1 - len(found) // 4]
-        return f"{statistics.median(found):.3f} ({low:.3f} to {high:.3f})"
+def regret(problem: Problem, number: int, seeds: range, samplers: list[str]) -> None:
+    def found(find: Callable[..., float], sampler: str) -> list[float]:
+        return [find(problem, number, seed, sampler) for seed in seeds]
+
+    def median(values: list[float]) -> str:
+        low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+        return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
     print(f"\n{problem.name}: regret ({problem.unit}) after {number} conditions of {problem.seeds} seeds, "
-          f"median (quartiles) of {repeats} repeats")  # fmt: skip
+          f"median (quartiles) of {len(seeds)} repeats from seed {seeds[0]}")  # fmt: skip
     for sampler in ("independent", "sobol"):
-        print(f"  random {sampler}: {median(by_random, sampler)}", flush=True)
+        print(f"  random {sampler}: {median(found(by_random, sampler))}", flush=True)
     for sampler in samplers:
-        ours, theirs = median(by_search, sampler), median(by_optuna, sampler)
-        print(f"  {sampler}: {ours} here, {theirs} by optuna.optimize", flush=True)
+        ours, theirs = found(by_search, sampler), found(by_optuna, sampler)
+        p = mannwhitneyu(ours, theirs).pvalue
+        print(f"  {sampler}: {median(ours)} here, {median(theirs)} by optuna.optimize, "
+              f"Mann-Whitney p = {p:.2g}", flush=True)  # fmt: skip
 
 
 def speed(sampler: str, count: int, window: int, budget: float) -> None:
@@ -289,7 +298,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS))
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first repeat")
+    parser.add_argument("--samplers", nargs="*", default=list(SAMPLERS), choices=list(SAMPLERS))
     parser.add_argument("--problems", nargs="*", default=["function", "table"])
     parser.add_argument("--speed", type=int, nargs="*", default=[100, 1000, 10_000])
     parser.add_argument("--window", type=int, default=20, help="suggestions that are timed at each count")
@@ -298,10 +308,11 @@ def main() -> None:
     arguments = parser.parse_args()
     for made in (Function, DigitsTable):
         if made.name in arguments.problems:
-            regret(made(), arguments.trials, arguments.repeats, arguments.samplers)
+            seeds = range(arguments.seed, arguments.seed + arguments.repeats)
+            regret(made(), arguments.trials, seeds, arguments.samplers)
     if arguments.speed:
         print("\nsuggestions, with what is written down for each")
-        for sampler in (*arguments.samplers, "qmc"):
+        for sampler in dict.fromkeys(name.split("-")[0] for name in arguments.samplers):
             for count in arguments.speed:
                 speed(sampler, count, arguments.window, arguments.budget)
     if arguments.idle:

@@ -72,12 +72,11 @@ class ObjectStore:
         self._client = _make_client()
         self._heard = False
 
-    def get(self, bucket: str, key: str) -> tuple[bytes, str]:
-        """Return an object's bytes and its ETag."""
+    def get(self, bucket: str, key: str) -> bytes:
+        """Return an object's bytes."""
 
-        def ask() -> tuple[bytes, str]:
-            answer = self._client.get_object(Bucket=bucket, Key=key)
-            return bytes(answer["Body"].read()), str(answer["ETag"])
+        def ask() -> bytes:
+            return bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read())
 
         return self._ask("reading", bucket, key, ask)
 

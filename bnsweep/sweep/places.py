@@ -168,14 +168,6 @@ class ObjectPath:
         Raises:
             FileNotFoundError: If it is absent.
         """
-        return self.read_version()[0]
-
-    def read_version(self) -> tuple[bytes, str]:
-        """Return an object's bytes, and what differs between two versions of it.
-
-        Raises:
-            FileNotFoundError: If it is absent.
-        """
         return connection().get(self.bucket, self.key)
 
     def read_text(self) -> str:

@@ -1,30 +1,33 @@
-"""The trials of a ledger in a store: told from listings, read many at a time, and each once.
+"""The trials of a ledger in a store: told from listings, read many at a time.
 
 A listing says which trials have a record, curves of which size, and failures, a thousand objects a
-request. A record is read when its version is not known; those read before are kept on this machine, by
-version and with a checksum, so that a sweep of 10 000 trials is not 10 000 requests each time.
+request. Whoever has read many records one by one leaves them in the store as one more object of an index,
+so that a sweep of 10 000 trials is not 10 000 requests the next time, wherever that is. The index is
+never trusted: a text counts where its MD5 is the version of the record in the listing.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 
-from bnsweep.errors import LedgerError
-from bnsweep.sweep.files import decode_json, replace_bytes
+from bnsweep.errors import StorageError
+from bnsweep.sweep.files import decode_json
 from bnsweep.sweep.object_store import Facts, in_parallel
-from bnsweep.sweep.places import ObjectPath, local_state, place
+from bnsweep.sweep.places import ObjectPath, place
 from bnsweep.sweep.records import Record, check_trial_id
 
 __all__ = ["StoredTrials"]
 
 _OBJECT = re.compile(r"([0-9a-f]{16})/(record\.json|curves\.parquet|failure\.[0-9]+\.json)")
 _RECORD = "record.json"
-_WORTH_KEEPING = 64
-"""Records read at once from which on they are kept on this machine."""
+_WORTH_INDEXING = 128
+"""Records that are read one by one before they become an object of the index."""
 
 Listing = dict[str, dict[str, Facts]]
 
@@ -38,7 +41,8 @@ class StoredTrials:
 
     def __init__(self, root: ObjectPath) -> None:
         self._folder = root / "trials"
-        self._cache = local_state(root) / "records"
+        self._index = root / "index"
+        self._read: dict[str, str] = {}
 
     def is_file(self, url: str) -> bool:
         """Tell whether there is an object at a URL."""
@@ -94,60 +98,65 @@ class StoredTrials:
         wanted = sorted(listing) if trial_ids is None else [check_trial_id(each) for each in trial_ids]
         versions = {trial_id: own[_RECORD].etag for trial_id, own in listing.items() if _RECORD in own}
         there = [trial_id for trial_id in wanted if trial_id in versions and trial_id not in but]
-        kept = self._kept(versions) if len(there) >= _WORTH_KEEPING else {}
+        known = self._indexed(versions) if len(there) >= _WORTH_INDEXING else {}
 
-        def read(trial_id: str) -> tuple[str, bytes] | None:
-            if trial_id in kept:
-                return kept[trial_id]
-            try:
-                content, etag = self._path(trial_id).read_version()
-            except FileNotFoundError:
-                return None
-            return etag, content
+        def read(trial_id: str) -> bytes | None:
+            if trial_id in known:
+                return known[trial_id].encode()
+            with suppress(FileNotFoundError):
+                return self._path(trial_id).read_bytes()
+            return None
 
-        unknown = [trial_id for trial_id in there if trial_id not in kept]
-        several = in_parallel if len(unknown) > 1 else map
-        for trial_id, found in zip(there, several(read, there), strict=True):
-            record = _whole(trial_id, found, listing[trial_id].get("curves.parquet"))
-            if record is not None and found is not None:
-                kept[trial_id] = found
+        several = in_parallel if len(there) - len(known) > 1 else map
+        for trial_id, text in zip(there, several(read, there), strict=True):
+            record = _whole(trial_id, text, listing[trial_id].get("curves.parquet"))
+            if record is not None and text is not None and trial_id not in known:
+                self._add(trial_id, text, versions[trial_id])
             yield trial_id, record
-        if len(unknown) >= _WORTH_KEEPING:
-            self._keep(kept)
 
-    def _kept(self, versions: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
-        """Return version and text of the records that were kept on this machine and are still the same."""
-        try:
-            digest, text = self._cache.read_bytes().split(b"\n", 1)
-            if hashlib.sha256(text).hexdigest().encode() != digest:
-                return {}
-            content = json.loads(text)
-            return {
-                trial_id: (etag, record.encode())
-                for trial_id, (etag, record) in content.items()
-                if versions.get(trial_id) == etag
-            }
-        except (OSError, ValueError, AttributeError):
-            return {}
+    def _indexed(self, versions: Mapping[str, str]) -> dict[str, str]:
+        """Return the texts of the records that the index has in the version that is there."""
+        found: dict[str, str] = {}
+        for content in in_parallel(_entries, self._index.glob("*.json.gz")):
+            for trial_id, text in content.items():
+                if _version(text.encode()) == versions.get(trial_id):
+                    found[trial_id] = text
+        return found
 
-    def _keep(self, kept: Mapping[str, tuple[str, bytes]]) -> None:
-        content = {trial_id: (etag, text.decode()) for trial_id, (etag, text) in kept.items()}
-        text = json.dumps(content, ensure_ascii=False).encode()
-        with suppress(OSError, LedgerError):  # it saves time, and no more
-            self._cache.parent.mkdir(parents=True, exist_ok=True)
-            replace_bytes(
-                self._cache,
-                hashlib.sha256(text).hexdigest().encode() + b"\n" + text,
-                self._cache.parent / "tmp",
-            )
+    def _add(self, trial_id: str, text: bytes, version: str) -> None:
+        """Remember a record that was read by itself; many become an object of the index."""
+        if _version(text) != version:  # a store that does not name contents by MD5 cannot have an index
+            return
+        self._read[trial_id] = text.decode()
+        if len(self._read) < _WORTH_INDEXING:
+            return
+        content = gzip.compress(json.dumps(self._read, ensure_ascii=False).encode(), mtime=0)
+        name = hashlib.sha256(content).hexdigest()[:16]
+        with suppress(OSError, StorageError):  # it saves time, and no more; readers may not write
+            (self._index / f"{name}.json.gz").write_bytes(content)
+        self._read = {}
 
 
-def _whole(trial_id: str, found: tuple[str, bytes] | None, curves: Facts | None) -> Record | None:
+def _version(text: bytes) -> str:
+    """Return the version that a store gives an object with this text: the quotes belong to it."""
+    return f'"{hashlib.md5(text, usedforsecurity=False).hexdigest()}"'
+
+
+def _entries(path: ObjectPath) -> dict[str, str]:
+    """Return the texts in one object of the index; nothing where it is damaged or gone."""
+    try:
+        content = json.loads(gzip.decompress(path.read_bytes()))
+        return {str(trial_id): str(text) for trial_id, text in content.items()}
+    except (OSError, EOFError, zlib.error, ValueError, AttributeError):
+        return {}
+
+
+def _whole(trial_id: str, text: bytes | None, curves: Facts | None) -> Record | None:
     """Return the record that was found, unless something about it is not as it must be."""
-    if found is None or curves is None:
+    if text is None or curves is None:
         return None
     try:
-        record = Record.from_dict(decode_json(found[1]))
+        record = Record.from_dict(decode_json(text))
     except ValueError:
         return None
     return record if record.trial_id == trial_id and record.curves_bytes == curves.size else None
