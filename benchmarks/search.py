@@ -16,10 +16,12 @@ import csv
 import heapq
 import math
 import random
+import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -241,17 +243,33 @@ def speed(sampler: str, count: int, window: int, budget: float) -> None:
         known, own = Known("points", observations), 0
     with tempfile.TemporaryDirectory() as folder:
         search = make_search(spec, folder, known)
-        began, times = time.monotonic(), []
-        while len(times) < own + window and (one := _timed(search, times)) is not None:
-            search.end(one.number, [problem.record(trial) for trial in one.trials])
-            if time.monotonic() - began > budget:
-                break
+        times: list[float] = []
+        with suppress(TimeoutError), limit(budget):
+            while len(times) < own + window and (one := _timed(search, times)) is not None:
+                search.end(one.number, [problem.record(trial) for trial in one.trials])
     if len(times) <= own:
-        print(f"  {sampler} at {count}: not reached in {budget:g} s ({len(times)} conditions)", flush=True)
+        said = f"{len(times)} conditions were" if own else "no suggestion was"
+        print(f"  {sampler} at {count}: {said} made in {budget:g} s", flush=True)
         return
     late = times[own:]
     print(f"  {sampler} at {count}: {1 / statistics.median(late):.1f} a second "
           f"({1000 * statistics.median(late):.0f} ms, {len(late)} timed)", flush=True)  # fmt: skip
+
+
+@contextmanager
+def limit(seconds: float) -> Iterator[None]:
+    """Raise a ``TimeoutError`` where it stands after so many seconds."""
+
+    def end(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _timed(search: Search, times: list[float]) -> Any:
@@ -303,7 +321,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="*", default=["function", "table"])
     parser.add_argument("--speed", type=int, nargs="*", default=[100, 1000, 10_000])
     parser.add_argument("--window", type=int, default=20, help="suggestions that are timed at each count")
-    parser.add_argument("--budget", type=float, default=300.0, help="seconds to reach a count in")
+    parser.add_argument("--budget", type=float, default=300.0, help="seconds for each count")
     parser.add_argument("--idle", type=int, nargs="*", default=[1, 2, 8, 32], help="workers")
     arguments = parser.parse_args()
     for made in (Function, DigitsTable):

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from bnsweep.names import DATASETS
@@ -108,17 +109,17 @@ class TrialConfig:
         """The trial's seed."""
         return int(self.parameters["seed"])
 
-    @property
+    @cached_property
     def trial_id(self) -> str:
         """16 hex digits: parameters, seed, probes, data and results version."""
         return short_hash(self._identity(self.parameters))
 
-    @property
+    @cached_property
     def condition_id(self) -> str:
         """Like :attr:`trial_id`, without the seed: equal for the replicates of one condition."""
         return short_hash(self._identity(_without(self.parameters, ("seed",))))
 
-    @property
+    @cached_property
     def lineage_id(self) -> str:
         """Like :attr:`trial_id`, without the steps: equal for trials that may go on from one another."""
         return short_hash(self._identity(_without(self.parameters, ("steps",))))

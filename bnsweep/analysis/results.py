@@ -179,8 +179,24 @@ class Results:
         Returns:
             Columns ``trial_id``, ``name``, ``step``, ``value``.
         """
-        frame = self.layer_curves(trial_ids, names)
-        return frame[frame["layer"] == 0].drop(columns="layer").reset_index(drop=True)
+        if not set(names) <= self._judged_by:
+            return self._curves(trial_ids, names, False).drop(columns="layer")
+        frame = self._judged
+        keep = frame["trial_id"].isin(list(trial_ids)) & frame["name"].isin(list(names))
+        return frame[keep].reset_index(drop=True)
+
+    @cached_property
+    def _judged_by(self) -> frozenset[str]:
+        """Readings that the sweep's claims go by."""
+        from bnsweep.analysis.claims.catalogue import find
+
+        return frozenset(name for claim in self.frozen.claims for name in find(claim.name).readings)
+
+    @cached_property
+    def _judged(self) -> pd.DataFrame:
+        """What the sweep's claims go by, of all trials: claims share trials, whose files are read once."""
+        trials = [record.trial_id for record in self.records]
+        return self._curves(trials, sorted(self._judged_by), False).drop(columns="layer")
 
     def layer_curves(self, trial_ids: Sequence[str], names: Sequence[str]) -> pd.DataFrame:
         """Return readings of some trials, those of single layers among them.
@@ -192,9 +208,12 @@ class Results:
         Returns:
             Columns ``trial_id``, ``name``, ``step``, ``layer`` (0: the network), ``value``.
         """
+        return self._curves(trial_ids, names, True)
+
+    def _curves(self, trial_ids: Sequence[str], names: Sequence[str], layers: bool) -> pd.DataFrame:
         import pandas as pd
 
-        table = self.ledger.read_all_curves(trial_ids, names)
+        table = self.ledger.read_all_curves(trial_ids, names, layers)
         columns = {
             "trial_id": table["trial_id"].to_pandas(),
             "name": table["name"].to_pandas(),

@@ -19,7 +19,7 @@ __all__ = [
     "encode_sealed",
     "first_rows",
     "join_tables",
-    "keep_names",
+    "keep_rows",
     "rows_of",
     "same_values",
     "stack_tables",
@@ -127,12 +127,20 @@ def rows_of(table: pyarrow.Table) -> Iterator[CurveRow]:
     return map(CurveRow._make, zip(*(table[name].to_pylist() for name in CurveRow._fields), strict=True))
 
 
-def keep_names(table: pyarrow.Table, names: Sequence[str]) -> pyarrow.Table:
-    """Return the rows of a curve table whose name is one of ``names``."""
+def keep_rows(table: pyarrow.Table, names: Sequence[str] | None, layers: bool) -> pyarrow.Table:
+    """Return the rows of a curve table that are asked for.
+
+    Args:
+        table: The table.
+        names: Readings to keep; ``None``: all.
+        layers: Whether to keep readings of single layers.
+    """
     import pyarrow
     from pyarrow import compute
 
-    return table.filter(compute.is_in(table["name"], pyarrow.array(list(names), pyarrow.string())))
+    if names is not None:
+        table = table.filter(compute.is_in(table["name"], pyarrow.array(list(names), pyarrow.string())))
+    return table if layers else table.filter(compute.equal(table["layer"], 0))
 
 
 def join_tables(tables: Mapping[str, pyarrow.Table]) -> pyarrow.Table:

@@ -24,7 +24,7 @@ from bnsweep.sweep.curves import (
     decode_table,
     encode_curves,
     join_tables,
-    keep_names,
+    keep_rows,
     same_values,
     stack_tables,
 )
@@ -354,13 +354,17 @@ class Ledger(KeptFiles):
         return self._trial(trial_id) / "curves.parquet"
 
     def read_all_curves(
-        self, trial_ids: Iterable[str] | None = None, names: Sequence[str] | None = None
+        self,
+        trial_ids: Iterable[str] | None = None,
+        names: Sequence[str] | None = None,
+        layers: bool = True,
     ) -> pyarrow.Table:
         """Return the readings of many trials as one table.
 
         Args:
             trial_ids: Trials to read; all finished ones by default. Pending ones are left out.
             names: Readings to keep; all by default.
+            layers: Whether to keep readings of single layers beside those of the network.
 
         Returns:
             Columns ``trial_id`` and those of :class:`CurveRow`; ``trial_id`` and ``name`` are
@@ -372,7 +376,7 @@ class Ledger(KeptFiles):
             found = self._all_curve_bytes(some)
             tables = {trial_id: decode_table(content) for trial_id, content in found if content is not None}
             part = join_tables(tables)
-            parts.append(part if names is None else keep_names(part, names))
+            parts.append(keep_rows(part, names, layers))
         return stack_tables(parts)
 
     def write_failure(self, trial_id: str, traceback: str, **details: Any) -> int:

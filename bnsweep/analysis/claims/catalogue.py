@@ -43,6 +43,7 @@ class ClaimDefinition:
         paper: The paper's own values, of the VGG and of the deep linear network, where it has them.
         scores: Judges final scores; ``None`` where curves are needed.
         curves: Judges curves; ``None`` where final scores suffice.
+        readings: Network-wide readings along training that it goes by.
         learning_rates: Least number of learning rates.
     """
 
@@ -58,6 +59,7 @@ class ClaimDefinition:
     paper: Mapping[str, str] = field(default_factory=dict)
     scores: Callable[[ScoreTable, float], Findings] | None = None
     curves: Callable[[CurveTable, float], Findings] | None = None
+    readings: tuple[str, ...] = ()
     learning_rates: int = 1
 
     @property
@@ -89,6 +91,7 @@ class ClaimDefinition:
 
 
 _LP = ("l1", "l2", "linf")
+_TRAINING = ("train_accuracy", "train_loss")
 _EARLY = "over the first third of training (the first step and the last third are shown beside it)"
 _BOTH_TRAIN = "mean over the learning rates at which both arms train and no seed diverges"
 _MEDIAN = f"medians {_EARLY}; {_BOTH_TRAIN}"
@@ -137,6 +140,7 @@ _CLAIMS = (
         paper={"vgg": "last 1 000 steps, training accuracy: 97.9 % noisy, 98.7 % BatchNorm, 99.6 % none; "
         "at step "
                "1 000: 76, 80 and 52 %"},
+        readings=_TRAINING,
         curves=training.noise_harmless,
     ),
     ClaimDefinition(
@@ -150,6 +154,7 @@ _CLAIMS = (
         "none trains, less than min_effect above an untrained network; a diverged seed counts as untrained. "
         "Beside it: the final score",
         paper={"vgg": "no curve given"},
+        readings=_TRAINING,
         curves=training.noise_kills,
     ),
     ClaimDefinition(
@@ -170,6 +175,7 @@ _CLAIMS = (
             "larger "
             "with",
         },
+        readings=("ics/l2", "ics/cosine", "ics/relative"),
         curves=curves.ics_not_reduced,
     ),
     ClaimDefinition(
@@ -185,6 +191,7 @@ _CLAIMS = (
             "vgg": "median width, steps 1 000 to 3 000: 2.51 without, 0.44 with: ×5.7",
             "dln": "median upper edge, steps 0 to 500: 2.3e11 without, 8.3e4 with",
         },
+        readings=("landscape/loss_width",),
         curves=partial(
             curves.log_ratio, reading="landscape/loss_width", above="none", below="batch",
             name="width of the loss band",
@@ -205,6 +212,7 @@ _CLAIMS = (
             "without and 145 with",
             "dln": "upper edge, steps 0 to 500: 8.3e12 without, 2.1e6 with",
         },
+        readings=("landscape/gradient_change_max",),
         curves=partial(
             curves.log_ratio, reading="landscape/gradient_change_max", above="none", below="batch",
             name="change of the gradient",
@@ -225,6 +233,7 @@ _CLAIMS = (
             "the shortest step can show, 20)",
             "dln": "β 3.4e5 without and 8.1e6 with at step 0; 2.0e6 for both late",
         },
+        readings=("landscape/beta_lr",),
         curves=partial(
             curves.log_ratio, reading="landscape/beta_lr", above="none", below="batch",
             name="effective β · lr",
@@ -243,6 +252,7 @@ _CLAIMS = (
             "vgg": "lr 0.1, training accuracy at step 1 000 and 2 000: 82 and 92 % with, 52 and 75 % without",
             "dln": "lr 1e-6, loss at step 1 000: 1 469 with, 4 218 without",
         },
+        readings=_TRAINING,
         curves=training.trains_faster,
     ),
     ClaimDefinition(
@@ -262,6 +272,7 @@ _CLAIMS = (
             "end",
             "dln": "final loss: BatchNorm 479, L1 97, L2 481, L∞ 986",
         },
+        readings=_TRAINING,
         curves=training.as_good,
     ),
     ClaimDefinition(
@@ -277,6 +288,7 @@ _CLAIMS = (
         any_of=_LP,
         probes=("moments",),
         paper={"vgg": "histograms at layer 11; no number given"},
+        readings=("moments/mean_change", "moments/variance_change"),
         curves=curves.lp_shift,
     ),
     ClaimDefinition(
@@ -290,6 +302,7 @@ _CLAIMS = (
         any_of=_LP,
         probes=("landscape",),
         paper={"vgg": "median width, steps 1 000 to 3 000: none 2.51, L1 0.50, L2 0.34, L∞ 0.29"},
+        readings=("landscape/loss_width",),
         curves=curves.lp_landscape,
     ),
     ClaimDefinition(

@@ -186,6 +186,22 @@ def test_readings_of_probes_are_judged_early_and_shown_beside(lifelike):
     assert [side.label.split(", ")[-1] for side in sides] == ["start", "late"]
 
 
+def test_claims_share_what_is_read(lifelike, monkeypatch):
+    """Files of curves are read once for all claims that go by readings of the whole network."""
+    claim(lifelike, *CURVES, "lp_loss_variation", "trains_faster", "lp_train_as_well")
+    results, asked = Results.read(lifelike), []
+    read = lifelike.read_all_curves
+    monkeypatch.setattr(results.ledger, "read_all_curves", lambda *words: asked.append(words) or read(*words))
+    assert {one.word for one in results.verdicts} <= {"supported", "refuted", "undecided"}
+    ((trials, names, layers),) = asked
+    assert len(trials) == 36 and layers is False
+    some = sorted(trials)[3:5]
+    shared = results.curves(some, ["landscape/loss_width"])
+    by_itself = results._curves(some, ["landscape/loss_width"], layers=True)
+    assert len(shared) == 14 and set(shared["trial_id"]) == set(some)
+    assert shared.to_dict("list") == by_itself.drop(columns="layer").to_dict("list")
+
+
 def test_phases_hold_the_readings_that_they_say(lifelike):
     found = verdicts(lifelike, "loss_variation")["loss_variation"]
     results = Results.read(lifelike)
