@@ -187,7 +187,7 @@ SEARCH_KEYS: dict[str, Key] = {
     ),
     "lag": Key(
         "integer",
-        "How many of the newest results a suggestion does not know; with twice the number of workers, none waits.",
+        "How many of the newest results a suggestion does not know; twice the workers keep busy.",
         None,
         1,
         100_000,
