@@ -72,9 +72,10 @@ def unfinished(trials: int, storage: Any) -> tuple[str, int]:
     root, _ = write_ledger(made, storage)
     ledger, plan = Ledger(root), api.plan(made)
     spec = api.load(made)
+    from bnsweep.analysis.claims import freeze
     from bnsweep.matching import stored_plan
 
-    ledger.write_sweep(to_yaml(made), stored_plan(spec, plan))
+    ledger.write_sweep(to_yaml(made), stored_plan(spec, plan) | {"claims": freeze(spec, {}, False)})
     for trial in plan.trial_ids[-len(plan.seeds) :]:
         for name in ("record.json", "curves.parquet"):
             (ledger.root / "trials" / trial / name).unlink()

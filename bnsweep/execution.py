@@ -421,9 +421,10 @@ def _report(ledger: Ledger, tell: Callable[[str], None]) -> Report | None:
 
 def count_states(ledger: Ledger, trial_ids: Sequence[str]) -> dict[str, int]:
     """Count trials by state: completed, diverged, stopped, failed, pending."""
-    failed = ledger.failed()
     states: dict[str, int] = {}
-    found = {record.trial_id: record.state.value for record in ledger.records(trial_ids)}
+    with ledger.one_look():
+        failed = ledger.failed()
+        found = {record.trial_id: record.state.value for record in ledger.records(trial_ids)}
     for trial_id in trial_ids:
         state = found.get(trial_id) or ("failed" if trial_id in failed else "pending")
         states[state] = states.get(state, 0) + 1

@@ -26,8 +26,13 @@ def claims_of(spec: SweepSpec, ledger: Ledger) -> dict[str, Any]:
     """Return the claims as a run of ``spec`` stores them: frozen since there are results."""
     from bnsweep.analysis.claims import freeze
 
-    known = (ledger.root / "plan.json").exists()
-    return freeze(spec, ledger.plan() if known else {}, known and bool(ledger.done()))
+    own = freeze(spec, {}, False)
+    if not (ledger.root / "plan.json").exists():
+        return own
+    before = ledger.plan()
+    if (before.get("claims") or {}).get("first") == own["first"]:
+        return own
+    return freeze(spec, before, bool(ledger.done()))
 
 
 def changes_since(spec: SweepSpec, wanted: Plan, before: Ledger) -> Changes:
@@ -38,7 +43,7 @@ def changes_since(spec: SweepSpec, wanted: Plan, before: Ledger) -> Changes:
     if not (before.root / "plan.json").exists():
         return Changes()
     done = before.done()
-    sample = next(iter(before.records(sorted(done)[:1])), None)
+    sample = before.record(min(done)) if done else None
     old = [trial.config for trial in before.planned()]
     found = compare_plans(old, wanted.trials, done, sample.results_version if sample else None)
     found += compare_environments(before.environment(), describe_driver())

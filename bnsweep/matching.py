@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -124,11 +125,12 @@ def match(
         planned = wanted.with_suggestions(before) if before else wanted
         asked = sum(event["event"] == "suggest" for event in before.search_log) if before else 0
         unasked = max(0, wanted.condition_count - asked) * len(wanted.seeds)
-    left, skipped = _left(planned, before, wishes.retry_failed)
-    tell(_opening(wanted, len(left) + unasked, skipped))
-    if before:
-        agree(changes_since(spec, planned, before), wishes.accept_changes, tell)
-    starts = starts_of(planned, before, left)
+    with before.one_look() if before else nullcontext():
+        left, skipped = _left(planned, before, wishes.retry_failed)
+        tell(_opening(wanted, len(left) + unasked, skipped))
+        if before:
+            agree(changes_since(spec, planned, before), wishes.accept_changes, tell)
+        starts = starts_of(planned, before, left)
     for line in describe_starts(spec, starts):
         tell(line)
     tell_what_is_not_kept(spec, planned, before, tell)

@@ -66,7 +66,8 @@ class Results:
         """
         stored, plan = ledger.plan(), ledger.planned()
         order = {trial.trial_id: index for index, trial in enumerate(plan)}
-        found = list(ledger.records())
+        with ledger.one_look():
+            found, failed = list(ledger.records()), ledger.failed()
         inside = [record for record in found if not order or record.trial_id in order]
         inside.sort(key=lambda record: (order.get(record.trial_id, 0), record.trial_id))
         return cls(
@@ -77,7 +78,7 @@ class Results:
             plan=tuple(plan),
             records=tuple(inside),
             outside=len(found) - len(inside),
-            failed={key: n for key, n in ledger.failed().items() if not order or key in order},
+            failed={key: n for key, n in failed.items() if not order or key in order},
             environment=ledger.environment(),
             ledger_warnings=tuple(ledger.warnings),
             search=_search(stored, ledger),

@@ -97,8 +97,8 @@ class _Left:
         self.failed: set[str] = set()
         if ledger is not None and plan.unprepared is None:
             ids = set(plan.trial_ids)
-            self.done = ids & ledger.done()
-            self.failed = ids & ledger.failed().keys()
+            with ledger.one_look():
+                self.done, self.failed = ids & ledger.done(), ids & ledger.failed().keys()
             opened = {str(trial) for pack in ledger.open_packs().values() for trial in pack["members"]}
             self.under_way = ids & opened - self.done - self.failed
 

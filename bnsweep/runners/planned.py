@@ -72,11 +72,10 @@ class PlannedPacks:
     def _reopen(self, left: Sequence[TrialConfig]) -> tuple[list[str], list[TrialConfig]]:
         """Return the packs left open that hold what is wanted, and the trials in none of them."""
         pending = {trial.trial_id: trial for trial in left}
-        done = self.ledger.done()
         packs = []
         for pack_id, content in self.ledger.take_up_packs().items():
             members = set(content["members"])
-            if members <= done:
+            if all(self.ledger.record(member) for member in members):
                 self.ledger.close_pack(pack_id)
             elif members & pending.keys() and content["device"] == self.device:
                 packs.append(pack_id)

@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -310,6 +311,10 @@ class Ledger(KeptFiles):
             record = known or self.record(trial_id)
             if record is not None:
                 yield record
+
+    def one_look(self) -> AbstractContextManager[None]:
+        """Return what makes one listing of a store answer all that is asked within; nothing for a folder."""
+        return nullcontext() if self._stored is None else self._stored.one_look()
 
     def done(self) -> set[str]:
         """Return the ids of the trials with a whole record; a call after the first reads new ones only."""

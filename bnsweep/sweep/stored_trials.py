@@ -14,7 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from bnsweep.errors import StorageError
 from bnsweep.sweep.files import decode_json
@@ -43,6 +43,7 @@ class StoredTrials:
         self._folder = root / "trials"
         self._index = root / "index"
         self._read: dict[str, str] = {}
+        self._looked: Listing | None = None
 
     def is_file(self, url: str) -> bool:
         """Tell whether there is an object at a URL."""
@@ -66,11 +67,23 @@ class StoredTrials:
 
     def listing(self) -> Listing:
         """Return the objects of each trial by name, from one listing."""
+        if self._looked is not None:
+            return self._looked
         found: Listing = {}
         for path, facts in self._folder.walk().items():
             if match := _OBJECT.fullmatch(str(path.relative_to(self._folder))):
                 found.setdefault(match[1], {})[match[2]] = facts
         return found
+
+    @contextmanager
+    def one_look(self) -> Iterator[None]:
+        """Answer what is asked within from one listing; a record is read none the less."""
+        before = self._looked
+        self._looked = self.listing()
+        try:
+            yield
+        finally:
+            self._looked = before
 
     def failed(self) -> dict[str, int]:
         """Return the number of failed attempts of each trial that has some and no record."""
