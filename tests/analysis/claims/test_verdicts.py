@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from bnsweep.analysis import make_report
 from bnsweep.analysis.claims import CATALOGUE, freeze
@@ -157,6 +158,20 @@ def test_lp_norms_are_judged_by_the_last_third(tmp_path, synthetic):
     assert np.mean(early_side.values) == pytest.approx(-0.5, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("gap", "word"), [(-0.1, "supported"), (0.01, "supported"), (0.02, "undecided"), (0.05, "refuted")]
+)
+def test_as_good_as_is_a_test_of_non_inferiority(tmp_path, synthetic, gap, word):
+    """One of the two one-sided tests of equivalence: to be better is no objection."""
+    level = {"batch": 0.85, "l1": 0.85 - gap}
+    ledger = synthetic.build(tmp_path, noise_plan(synthetic, level), trained(synthetic, level, level, level))
+    found = verdicts(ledger, "lp_train_as_well")["lp_train_as_well"]
+    assert found.word == word
+    [part] = found.judged.findings.parts
+    lower = ttest_1samp(part.values, -0.02, alternative="greater").pvalue
+    assert found.judged.p_supported == pytest.approx(min(1.0, 2 * lower), rel=1e-6)
+
+
 @pytest.fixture(scope="module")
 def lifelike(tmp_path_factory, synthetic):
     """A sweep with every probe's readings, whose plain network is six times as rough."""
@@ -193,7 +208,7 @@ def test_claims_share_what_is_read(lifelike, monkeypatch):
     read = lifelike.read_all_curves
     monkeypatch.setattr(results.ledger, "read_all_curves", lambda *words: asked.append(words) or read(*words))
     assert {one.word for one in results.verdicts} <= {"supported", "refuted", "undecided"}
-    ((trials, names, layers),) = asked
+    ((trials, _, layers),) = asked
     assert len(trials) == 36 and layers is False
     some = sorted(trials)[3:5]
     shared = results.curves(some, ["landscape/loss_width"])
