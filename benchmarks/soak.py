@@ -69,12 +69,15 @@ def take(mark: str, server: int, patience: float = 30.0) -> Sample:
         with suppress(OSError):
             size += path.lstat().st_size if path.is_file() else 0
     shared = os.statvfs("/dev/shm")
-    status = Path("/proc/self/status").read_text().splitlines()
-    rss = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
     return Sample(
         len(left), len(os.listdir("/proc/self/fd")), len(entries), size / 1024,
-        (shared.f_blocks - shared.f_bfree) * shared.f_frsize / 1024, rss / 1024,
+        (shared.f_blocks - shared.f_bfree) * shared.f_frsize / 1024, _rss_mb(),
     )  # fmt: skip
+
+
+def _rss_mb() -> float:
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
 
 
 class Soak:
@@ -202,6 +205,24 @@ def table(samples: list[Sample], hours: float) -> list[str]:
     return lines
 
 
+def ray_alone(starts: int) -> None:
+    """Print what Ray alone leaves in a process that starts and ends it again and again."""
+    import ray
+
+    with _place() as folder:
+        for number in range(starts + 1):
+            if number:
+                ray.init(
+                    "local", num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=str(folder)
+                )
+                ray.get(ray.remote(_rss_mb).remote())
+                ray.shutdown()
+            gc.collect()
+            print(
+                f"  {number} starts of Ray: {len(os.listdir('/proc/self/fd'))} open files, {_rss_mb():.0f} MB"
+            )
+
+
 @contextmanager
 def _place() -> Iterator[Path]:
     """Give a folder whose temporary files are its own; its name is short, since Ray's sockets lie in it."""
@@ -238,7 +259,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="rounds at least, whatever the minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ray-every", type=int, default=RAY_EVERY, help="0 for rounds without Ray")
+    parser.add_argument("--ray-alone", type=int, help="only start and end Ray so many times, without a sweep")
     options = parser.parse_args()
+    if options.ray_alone:
+        ray_alone(options.ray_alone)
+        return
     private = _private_memory()
     began, samples = time.monotonic(), []
     print(

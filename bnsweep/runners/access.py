@@ -42,7 +42,8 @@ _private: Path | None = None
 def make_private_token() -> None:
     """Let this process start a Ray that nobody else may use, unless the user has named a token.
 
-    The token is 256 bits in a file of mode 0600, gone when this process ends.
+    The token is 256 bits in a file of mode 0600, gone when this process ends; if it is killed, when the next
+    driver of this machine starts.
 
     Raises:
         BnsweepError: If the user has named a token file that others can read.
@@ -50,7 +51,7 @@ def make_private_token() -> None:
     global _private
     if not os.environ.get(_TOKEN) and not os.environ.get(_PATH):
         if _private is None:
-            folder = Path(tempfile.mkdtemp(prefix="bnsweep-token-"))
+            folder = Path(tempfile.mkdtemp(prefix=f"bnsweep-p{os.getpid()}-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             _private = folder / "token"
             _private.touch(0o600)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 __all__ = ["driver_folder", "ray_folder"]
 
-_NAME = re.compile(r"bnsweep-p(\d+)")
+_NAME = re.compile(r"bnsweep-p(\d+)(-\w+)?")
+"""A driver's folders: the one of this module, and that of the token that it made."""
 
 _LONGEST = 42
 """Characters of a folder in which Ray may make its sockets, whose paths have 107 at most."""

@@ -1,0 +1,55 @@
+"""What a killed driver leaves on its machine, and who removes it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from bnsweep.runners.leftovers import driver_folder
+
+DRIVER = """
+import sys
+from bnsweep.runners.access import make_private_token
+from bnsweep.runners.leftovers import driver_folder
+make_private_token()
+with driver_folder():
+    print("there", flush=True)
+    sys.stdin.read()
+"""
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={"TMPDIR": str(folder), "PATH": ""},
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "there\n"
+    return process
+
+
+def test_what_a_killed_driver_leaves_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed, alive, ended = start(tmp_path), start(tmp_path), start(tmp_path)
+    of_others = [tmp_path / name for name in ("bnsweep-0-data", "bnsweep-pages", "bnsweep-p1-a b")]
+    for path in of_others:
+        path.mkdir()
+    assert len(list(tmp_path.glob("bnsweep-p*/token"))) == 3
+    ended.communicate()
+    killed.kill()
+    killed.communicate()
+    assert {path.name.split("-")[1] for path in tmp_path.glob("bnsweep-p*[0-9]")} == {
+        f"p{killed.pid}", f"p{alive.pid}",
+    }  # fmt: skip
+    with driver_folder():
+        left = {path.name.split("-")[1] for path in tmp_path.iterdir() if path not in of_others}
+        assert left == {f"p{alive.pid}", f"p{os.getpid()}"}
+        assert len(list(tmp_path.glob(f"bnsweep-p{alive.pid}*"))) == 2
+    alive.communicate()
+    assert sorted(tmp_path.iterdir()) == sorted(of_others)
