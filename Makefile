@@ -3,7 +3,7 @@
 # make test-mlflow    crowds of mirrors, kills, attacks on the UI         (PostgreSQL from Debian for some of them)
 # make test-long      a killed worker on a Ray cluster, a bucket from run to compare, soak and scale in short
 # make test-cluster   several hosts made of network namespaces            (root, iproute2)
-# make chaos          a hundred kills at random moments, each judged; hours on a busy machine
+# make chaos          a hundred kills at random moments, each judged: an hour
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
