@@ -112,7 +112,7 @@ class Cluster:
         cpus, gpus = self._resources
         if self.slots(cpus, gpus):
             return
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus)(dict).remote()
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus)(_stand_there).remote()
         try:
             self._wait(task)
         except BaseException:
@@ -307,7 +307,7 @@ class Cluster:
 
     def _wait(self, task: Any) -> dict[str, Any]:
         cpus, gpus = self._resources
-        began, told = time.monotonic(), time.monotonic()
+        began = told = time.monotonic()
         since = datetime.now().astimezone().strftime("%H:%M:%S")
         while not ray.wait([task], timeout=2.0)[0]:
             if time.monotonic() - began > self.patience:
@@ -325,6 +325,11 @@ class Cluster:
             raise ServiceError(
                 f"A worker must start on the cluster, but it ended: {_first_line(error)}. See ray status."
             ) from error
+
+
+def _stand_there() -> dict[str, Any]:
+    """Take the place of a worker, as a task, for a moment."""
+    return {}
 
 
 def _look_there(request: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -24,6 +25,7 @@ from bnsweep.runners import access
 from bnsweep.runners.machine import Node
 from bnsweep.tracking.process import quiet_environment
 from bnsweep.tracking.ui import free_port
+from bnsweep.trial import TrialConfig
 
 TOKEN = "7" * 64
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray and its dependencies are not free of these.
@@ -262,3 +264,36 @@ def test_clocks_that_differ_and_disks_that_are_full(tmp_path: Path) -> None:
     visit.machines()
     visit.clocks()
     visit.disk(tmp_path)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_full_cluster_is_waited_for_and_said_since_when(cluster: str, tmp_path: Path) -> None:
+    import ray
+
+    from bnsweep.runners.joining import attach
+
+    said: list[str] = []
+    with attach(cluster) as joined:
+        joined.say = said.append
+        held = ray.remote(num_cpus=1)(_hold).remote(str(tmp_path / "held"), 12.0)
+        while not (tmp_path / "held").exists():
+            time.sleep(0.1)
+        joined.check_place(1, 0)
+        joined.await_place()  # a machine that is full is large enough
+        assert said == []
+        trial = TrialConfig.create({"model": "mlp", "depth": 1, "features": 4, "steps": 1})
+        joined.preflight([trial], None)
+        assert ray.get(held) is None
+        assert re.fullmatch(
+            r"waiting for capacity since \d\d:\d\d:\d\d \(\d+ s\): 1 places, all taken", said[0]
+        )
+        with pytest.raises(BnsweepError, match="One worker must fit on one machine"):
+            joined.check_place(4, 0)
+        with pytest.raises(BnsweepError, match="One worker must fit on one machine"):
+            joined.await_place()
+
+
+def _hold(path: str, seconds: float) -> None:
+    Path(path).touch()
+    time.sleep(seconds)
