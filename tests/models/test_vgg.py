@@ -56,7 +56,7 @@ def sequential(name, size, channels, width, norm, activation, pool):
     return nn.Sequential(*layers).double()
 
 
-def compare(net, reference, x):
+def assert_equal(net, reference, x):
     parameters = list(net.parameters())
     theirs = list(reference.parameters())
     assert [p.shape for p in parameters] == [p.shape for p in theirs]
@@ -84,7 +84,7 @@ def images(size, channels, batch=6):
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (28, 1), (32, 3), (64, 3)], ids=str)
 def test_vgg11_equals_a_sequential(size, channels, norm):
     net = make("vgg11", size, channels, norm=norm)
-    compare(
+    assert_equal(
         net,
         sequential("vgg11", size, channels, 0.0625, norm, nn.ReLU, "max"),
         images(size, channels),
@@ -94,7 +94,7 @@ def test_vgg11_equals_a_sequential(size, channels, norm):
 @pytest.mark.parametrize("name", VGGS)
 def test_every_depth_equals_a_sequential(name):
     net = make(name, 16, 3, norm="batch", activation="gelu", pool="avg")
-    compare(net, sequential(name, 16, 3, 0.0625, "batch", nn.GELU, "avg"), images(16, 3))
+    assert_equal(net, sequential(name, 16, 3, 0.0625, "batch", nn.GELU, "avg"), images(16, 3))
 
 
 @pytest.mark.parametrize("name", VGGS)

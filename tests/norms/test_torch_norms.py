@@ -14,7 +14,7 @@ def normal(shape, seed):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def compare(norm, reference_for_member, shape):
+def assert_equal(norm, reference_for_member, shape):
     """Compare outputs and gradients of a stack of two members of six channels with two references."""
     norm.double()
     for seed, parameter in enumerate(norm.parameters()):
@@ -43,7 +43,7 @@ def per_channel(values, y):
 def test_group(shape, groups):
     used = {1: 1, 2: 2, 4: 2}[groups]  # gcd with 6 channels
     reference = nn.GroupNorm(used, 6, eps=1e-3, affine=False)
-    compare(
+    assert_equal(
         GroupNorm(6, members=2, groups=groups, eps=1e-3),
         lambda y, w, b: reference(y) * per_channel(w, y) + per_channel(b, y),
         shape,
@@ -53,7 +53,7 @@ def test_group(shape, groups):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_layer(shape):
     reference = nn.LayerNorm([6, *shape[2:]], eps=1e-3, elementwise_affine=False)
-    compare(
+    assert_equal(
         LayerNorm(6, members=2, eps=1e-3),
         lambda y, w, b: reference(y) * per_channel(w, y) + per_channel(b, y),
         shape,
@@ -62,7 +62,7 @@ def test_layer(shape):
 
 def test_instance():
     reference = nn.InstanceNorm2d(6, eps=1e-3)
-    compare(
+    assert_equal(
         InstanceNorm(6, members=2, eps=1e-3),
         lambda y, w, b: reference(y) * per_channel(w, y) + per_channel(b, y),
         SHAPES["conv"],
@@ -72,7 +72,7 @@ def test_instance():
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_rms(shape):
     reference = nn.RMSNorm([6, *shape[2:]], eps=1e-3, elementwise_affine=False)
-    compare(RMSNorm(6, members=2, eps=1e-3), lambda y, w: reference(y) * per_channel(w, y), shape)
+    assert_equal(RMSNorm(6, members=2, eps=1e-3), lambda y, w: reference(y) * per_channel(w, y), shape)
 
 
 def test_rms_learns_no_shift():
