@@ -18,7 +18,6 @@ from bnsweep.execution import (
     Execution,
     Outcome,
     Runner,
-    Where,
     device_type,
     measurements,
     worker_count,
@@ -37,6 +36,7 @@ from bnsweep.matching import (
 from bnsweep.standing import Status, read_status
 from bnsweep.sweep import Plan, make_plan
 from bnsweep.sweep.places import Place, local_folder
+from bnsweep.where import Where
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.errors import BnsweepError
-from bnsweep.execution import Where, data_folder, device_type, join
+from bnsweep.execution import data_folder, device_type
 from bnsweep.lookup import Source, load, storage_folder
 from bnsweep.matching import HERE, one_of_each, refuse_unprepared, tracking_of
 from bnsweep.sweep import SweepSpec, make_plan
 from bnsweep.sweep.places import Place
 from bnsweep.sweep.plan import kinds_of_trials
+from bnsweep.where import Where, join
 
 if TYPE_CHECKING:
     from bnsweep.runners.cluster import Cluster

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bnsweep.errors import BnsweepError
-from bnsweep.execution import Execution, Outcome, Runner, Where, data_folder, device_type, join
+from bnsweep.execution import Execution, Outcome, Runner, data_folder, device_type
 from bnsweep.extending import describe_starts, starts_of, tell_what_is_not_kept
 from bnsweep.guards import agree, changes_since, claims_of, stop_on_request
 from bnsweep.lookup import find_ledger, known_ledger, storage_folder
@@ -20,6 +20,7 @@ from bnsweep.sweep.objectives import Goal
 from bnsweep.sweep.places import Place, local_folder
 from bnsweep.sweep.plan import kinds_of_trials
 from bnsweep.trial import TrialConfig
+from bnsweep.where import Where, join
 
 if TYPE_CHECKING:
     from bnsweep.runners import Preflight, Progress, Site

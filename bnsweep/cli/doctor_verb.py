@@ -61,7 +61,7 @@ def _findings(arguments: argparse.Namespace) -> Iterable[Finding]:
             say=say,
         )
     from bnsweep.doctor import examine
-    from bnsweep.execution import Where
+    from bnsweep.where import Where
 
     where = Where(arguments.address, arguments.insecure)
     return examine(arguments.file, where=where, storage=arguments.storage, say=say)

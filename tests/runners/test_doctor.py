@@ -20,12 +20,12 @@ import pytest
 from bnsweep import doctor
 from bnsweep.cli import main
 from bnsweep.errors import BnsweepError
-from bnsweep.execution import Where
 from bnsweep.runners import access
 from bnsweep.runners.machine import Node
 from bnsweep.tracking.process import quiet_environment
 from bnsweep.tracking.ui import free_port
 from bnsweep.trial import TrialConfig
+from bnsweep.where import Where
 
 TOKEN = "7" * 64
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray and its dependencies are not free of these.
