@@ -33,7 +33,15 @@ PRIVATE = "BNSWEEP_SOAK_PRIVATE"
 RAY_EVERY = 4
 """Every fourth round also starts Ray, twice: once to be killed with its driver, once to lose a worker."""
 
-UNITS = {"processes": 0, "files": 0, "temporary": 0, "temporary_kb": 1, "shared_kb": 1, "rss_mb": 1}
+UNITS = {
+    "processes": 0,
+    "files": 0,
+    "sockets": 0,
+    "temporary": 0,
+    "temporary_kb": 1,
+    "shared_kb": 1,
+    "rss_mb": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,9 @@ class Sample:
 
     Attributes:
         processes: Live processes that belong to the benchmark, beside its own two.
-        files: Open files of the driver.
+        files: Open files of the driver, sockets left out.
+        sockets: Its open sockets. Ray leaves some of its own at every start in the same process, which
+            :func:`ray_alone` measures.
         temporary: Files and folders in the temporary folder, Ray's sessions among them.
         temporary_kb: Their size.
         shared_kb: Shared memory in use.
@@ -51,6 +61,7 @@ class Sample:
 
     processes: float
     files: float
+    sockets: float
     temporary: float
     temporary_kb: float
     shared_kb: float
@@ -70,9 +81,19 @@ def take(mark: str, server: int, patience: float = 30.0) -> Sample:
             size += path.lstat().st_size if path.is_file() else 0
     shared = os.statvfs("/dev/shm")
     return Sample(
-        len(left), len(os.listdir("/proc/self/fd")), len(entries), size / 1024,
+        len(left), *_open_files(), len(entries), size / 1024,
         (shared.f_blocks - shared.f_bfree) * shared.f_frsize / 1024, _rss_mb(),
     )  # fmt: skip
+
+
+def _open_files() -> tuple[int, int]:
+    """Count this process's open files and open sockets."""
+    targets = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the folder itself, which is closed by now
+            targets.append(os.readlink(f"/proc/self/fd/{number}"))
+    sockets = sum(target.startswith("socket:") for target in targets)
+    return len(targets) - sockets, sockets
 
 
 def _rss_mb() -> float:
@@ -93,7 +114,7 @@ class Soak:
         self.folder, self.ray_every = folder, ray_every
         self.random = random.Random(seed)
         self.mark = os.environ[MARK]
-        self.kills = self.sweeps = self.wrong = self.rounds = 0
+        self.kills = self.sweeps = self.wrong = self.rounds = self.starts = 0
         self.server = Server({}, folder / "server.log")
         self.journal = folder / "journal"
         os.environ[journal.VARIABLE] = str(self.journal)
@@ -176,6 +197,7 @@ class Soak:
         thread = threading.Thread(target=strike)
         thread.start()
         try:
+            self.starts += 1
             runner = Frequent(ray_runner(workers=2), 0.2)
             self._note(api.run(file, runner=runner, storage=str(storage)).exit_code)
         finally:
@@ -206,21 +228,26 @@ def table(samples: list[Sample], hours: float) -> list[str]:
 
 
 def ray_alone(starts: int) -> None:
-    """Print what Ray alone leaves in a process that starts and ends it again and again."""
+    """Print what Ray alone leaves in a process that starts it with two actors and ends it, repeatedly."""
     import ray
+
+    class Actor:
+        def answer(self) -> float:
+            return _rss_mb()
 
     with _place() as folder:
         for number in range(starts + 1):
             if number:
                 ray.init(
-                    "local", num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=str(folder)
+                    "local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=str(folder)
                 )
-                ray.get(ray.remote(_rss_mb).remote())
+                actors = [ray.remote(Actor).remote() for _ in range(2)]
+                ray.get([actor.answer.remote() for actor in actors])
+                del actors
                 ray.shutdown()
             gc.collect()
-            print(
-                f"  {number} starts of Ray: {len(os.listdir('/proc/self/fd'))} open files, {_rss_mb():.0f} MB"
-            )
+            files, sockets = _open_files()
+            print(f"  {number} starts of Ray: {files} files, {sockets} sockets, {_rss_mb():.0f} MB")
 
 
 @contextmanager
@@ -290,6 +317,12 @@ def main() -> None:
         f"{soak.wrong} ended wrongly",
     )
     print("\n".join(table(samples, hours)))
+    if soak.starts:
+        print(f"the driver started Ray {soak.starts} times; without a sweep it leaves", flush=True)
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.soak", "--ray-alone", str(soak.starts)],
+            stderr=subprocess.DEVNULL, check=True,
+        )  # fmt: skip
     sys.exit(1 if soak.wrong or samples[-1].processes else 0)
 
 

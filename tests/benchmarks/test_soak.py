@@ -26,6 +26,6 @@ def test_rounds_of_sweeps_and_kills_leave_nothing_behind() -> None:
     ]
     assert len(rounds) == 2
     first, last = rounds
-    processes, files, temporary, *_ = last
+    processes, files, sockets, temporary, *_ = last
     assert processes == 0
-    assert files <= first[1] and temporary <= first[2]
+    assert files <= first[1] and sockets <= first[2] and temporary <= first[3]
