@@ -17,7 +17,7 @@ import numpy.typing as npt
 from bnsweep.analysis.claims.final_scores import ScoreTable, lr_robustness
 from bnsweep.analysis.claims.parts import ArmTable, Findings, Part
 from bnsweep.analysis.claims.verdicts import adjust, conclude, test_findings
-from bnsweep.analysis.statistics import paired_interval, smallest_excess
+from bnsweep.analysis.statistics import paired_interval, power, smallest_excess
 from bnsweep.sweep.spec import SeedSchedule
 
 Array = npt.NDArray[np.float64]
@@ -177,10 +177,26 @@ def observed_power(
     return found / repeats
 
 
-def spread_of(draw: Draw, rng: np.random.Generator) -> float:
-    """Return the standard deviation of one difference: what a planner with a long pilot would know."""
+def long_pilot(draw: Draw, rng: np.random.Generator) -> Array:
+    """Return 20 000 differences, each less its truth: what a planner with a long pilot would know."""
     many = [draw(rng, 1) for _ in range(20_000)]
-    return float(np.std([float(values[0]) - truth for values, truth in many]))
+    return np.array([float(values[0]) - truth for values, truth in many])
+
+
+def pilot_errors(
+    draw: Draw, resolution: float, seeds: int, n: int, repeats: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return how far forecasts from pilots of ``seeds`` lie from the truth: their mean, and mean distance.
+
+    What they forecast is the power of ``n`` seeds at the excess where a long pilot has it at 0.8.
+    """
+    known = long_pilot(draw, rng)
+    excess = smallest_excess(float(known.std()), n, 0.8, 0.05, resolution, tuple(known))
+    off = []
+    for _ in range(repeats):
+        pilot, _ = draw(rng, seeds)
+        off.append(power(excess, float(pilot.std(ddof=1)), n, 0.05, resolution, tuple(pilot)) - 0.8)
+    return float(np.mean(off)), float(np.mean(np.abs(off)))
 
 
 def power_tables(repeats: int, rng: np.random.Generator) -> None:
@@ -192,14 +208,24 @@ def power_tables(repeats: int, rng: np.random.Generator) -> None:
         cells = [f"{100 * observed_power(draw, resolution, 0.0, n, counts[n], rng):.1f}" for n in counts]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
     print(
-        "\nPower in percent, observed, at the excess that the planner says is found with probability 0.8; "
+        "\nPower in percent, observed, at the excess that the planner, which knows 20 000 differences, says "
+        "is found with probability 0.8; "
         f"{said} samples\n\n{HEAD}"
     )
     for name, (draw, resolution) in (SHAPES | BEYOND).items():
-        sd, cells = spread_of(draw, rng), []
+        known, cells = long_pilot(draw, rng), []
         for n in counts:
-            excess = smallest_excess(sd, n, 0.8, 0.05, resolution)
+            excess = smallest_excess(float(known.std()), n, 0.8, 0.05, resolution, tuple(known))
             cells.append(f"{100 * observed_power(draw, resolution, excess, n, counts[n], rng):.1f}")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    few = max(100, repeats // 10)
+    print(
+        f"\nForecasts of a power of 80 % at 10 seeds from short pilots: mean, and mean distance, in points; "
+        f"{few} pilots\n\n| shape | pilot of 5 seeds | 10 | 29 |\n|---|---|---|---|"
+    )
+    for name, (draw, resolution) in (SHAPES | BEYOND).items():
+        errors = [pilot_errors(draw, resolution, seeds, 10, few, rng) for seeds in (5, 10, 29)]
+        cells = [f"{80 + 100 * mean:.0f}, {100 * distance:.0f}" for mean, distance in errors]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ LEVEL = 0.95
 
 PERMUTATION_SEEDS = 10
 """From this many pairs on a sign-flip permutation test must reject as well."""
+
+PILOT_SEEDS = 10
+"""From this many values on a pilot's own shape forecasts power, below it a normal of its spread."""
 
 RESAMPLES = 9_999
 MOST_SEEDS = 1_000
@@ -180,12 +184,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def power(excess: float, sd: float, n: int, alpha: float = 0.05, resolution: float = 0.0) -> float:
-    r"""Return the probability that :func:`paired_test` finds a normal mean above its threshold.
+def power(
+    excess: float,
+    sd: float,
+    n: int,
+    alpha: float = 0.05,
+    resolution: float = 0.0,
+    pilot: Sequence[float] = (),
+) -> float:
+    r"""Return the probability that :func:`paired_test` finds a mean above its threshold.
 
     The mean and the standard deviation of a normal sample are independent, so the probability is
     an average over the latter: :math:`E_s\,\Phi\bigl((\delta - t\,\max(s, h/2)/\sqrt{n}) \sqrt{n} /
-    \sigma\bigr)`.
+    \sigma\bigr)`. Where a pilot has :data:`PILOT_SEEDS` values or more, samples are drawn from those instead:
+    skewed differences, and arms that train with some seeds only, are far from normal.
 
     Args:
         excess: Distance :math:`\delta` of the true mean from the threshold.
@@ -193,6 +205,10 @@ def power(excess: float, sd: float, n: int, alpha: float = 0.05, resolution: flo
         n: Number of pairs.
         alpha: Level of the two-sided test.
         resolution: As for :func:`paired_test`.
+        pilot: Differences seen before, whose shape the new ones are taken to have.
+
+    Returns:
+        The probability; 0 where neither seeds nor grid show any spread, for then there is no test.
 
     Example:
         >>> round(power(0.0, 1.0, 5), 3)  # the level of one side
@@ -201,18 +217,57 @@ def power(excess: float, sd: float, n: int, alpha: float = 0.05, resolution: flo
     import numpy as np
     from scipy.special import chdtri, ndtr, stdtrit
 
-    if n < 2:
+    if n < 2 or max(sd, resolution) <= 0:
         return 0.0
-    if sd <= 0:
-        sd = max(resolution / 2, 1e-12) * 1e-3
+    if len(pilot) >= PILOT_SEEDS:
+        means, sds, flipped, signs = _drawn_again(tuple(pilot), n)
+        used = np.maximum(sds, resolution / 2)
+        edge = stdtrit(n - 1, 1 - alpha / 2) * used / math.sqrt(n)
+        found = (excess + means >= edge) & (used > 0)
+        if n >= PERMUTATION_SEEDS:
+            as_far = flipped + excess * signs >= (excess + means - 1e-9 * sd)[:, None]
+            found &= as_far.mean(axis=1) <= alpha / 2
+        return float(found.mean())
+    sd = max(sd, 1e-3 * resolution / 2)
     parts = (np.arange(800) + 0.5) / 800
     s = sd * np.sqrt(chdtri(n - 1, 1 - parts) / (n - 1))
     edge = stdtrit(n - 1, 1 - alpha / 2) * np.maximum(s, resolution / 2)
     return float(np.mean(ndtr((excess * math.sqrt(n) - edge) / sd)))
 
 
+@lru_cache(maxsize=8)
+def _drawn_again(
+    pilot: tuple[float, ...], n: int, samples: int = 2_000
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Draw samples of ``n`` from a pilot, centred on its mean, and flip their signs.
+
+    What a resample of ``k`` values lacks in spread, the factor ``k / (k - 1)`` in variance, is given back.
+
+    Returns:
+        Means and standard deviations, ``[samples]``; means after each of 1 024 flips, ``[samples, flips]``
+        (all flips there are, where ``n`` is ten or less); and means of the signs, ``[flips]``.
+    """
+    import numpy as np
+
+    rng, flips = np.random.default_rng(0), 1_024
+    values = np.asarray(pilot, dtype=float)
+    centred = (values - values.mean()) * math.sqrt(len(values) / (len(values) - 1))
+    rows = centred[rng.integers(0, len(values), (samples, n))]
+    if n <= 10:
+        signs = 1 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
+    else:
+        signs = rng.choice([-1.0, 1.0], (flips, n))
+        signs[0] = 1.0
+    return rows.mean(axis=1), rows.std(axis=1, ddof=1), rows @ signs.T / n, signs.mean(axis=1)
+
+
 def smallest_excess(
-    sd: float, n: int, wanted: float = 0.8, alpha: float = 0.05, resolution: float = 0.0
+    sd: float,
+    n: int,
+    wanted: float = 0.8,
+    alpha: float = 0.05,
+    resolution: float = 0.0,
+    pilot: Sequence[float] = (),
 ) -> float:
     """Return how far beyond the threshold a mean must lie to be found with probability ``wanted``.
 
@@ -220,17 +275,17 @@ def smallest_excess(
         >>> round(smallest_excess(1.0, 5), 2)
         1.68
     """
-    if n < 2:
+    if n < 2 or max(sd, resolution) <= 0:
         return math.inf
     scale = max(sd, resolution / 2)
     low, top = 0.0, scale
-    while power(top, sd, n, alpha, resolution) < wanted:
+    while power(top, sd, n, alpha, resolution, pilot) < wanted:
         low, top = top, 2 * top
         if top > 1e6 * scale:
             return math.inf
     while top - low > 1e-5 * top:
         middle = (low + top) / 2
-        if power(middle, sd, n, alpha, resolution) < wanted:
+        if power(middle, sd, n, alpha, resolution, pilot) < wanted:
             low = middle
         else:
             top = middle
@@ -238,7 +293,12 @@ def smallest_excess(
 
 
 def seeds_needed(
-    excess: float, sd: float, wanted: float = 0.8, alpha: float = 0.05, resolution: float = 0.0
+    excess: float,
+    sd: float,
+    wanted: float = 0.8,
+    alpha: float = 0.05,
+    resolution: float = 0.0,
+    pilot: Sequence[float] = (),
 ) -> int | None:
     """Return the least number of pairs that finds a mean ``excess`` beyond the threshold.
 
@@ -252,13 +312,13 @@ def seeds_needed(
     if excess <= 0:
         return None
     low, high = 1, 2
-    while power(excess, sd, high, alpha, resolution) < wanted:
+    while power(excess, sd, high, alpha, resolution, pilot) < wanted:
         low, high = high, 2 * high
         if low > MOST_SEEDS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        if power(excess, sd, middle, alpha, resolution) < wanted:
+        if power(excess, sd, middle, alpha, resolution, pilot) < wanted:
             low = middle
         else:
             high = middle

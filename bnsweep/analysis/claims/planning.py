@@ -76,10 +76,10 @@ def forecast(spec: SweepSpec, ledger: Ledger | None, wanted: float = POWER) -> t
     """Forecast what the claims of a sweep can show with its seeds.
 
     The spread comes from the seeds that the sweep's own ledger has finished (two at least, in every
-    condition of a claim's arms). The level is divided by the number of claims, the strictest that
-    Holm's correction asks for, and by the number of looks of a sequential sweep, which is taken at its most
-    seeds; a claim of several parts needs all of them, so its power is somewhat
-    below that of its most doubtful part, which is shown.
+    condition of a claim's arms), from ten on their shape too. The level is divided by the number of
+    claims, the strictest that Holm's correction asks for, and by the number of looks of a sequential
+    sweep, which is taken at its most seeds; a claim of several parts needs all of them, so its power is
+    somewhat below that of its most doubtful part, which is shown.
 
     Args:
         spec: The sweep.
@@ -131,7 +131,7 @@ def _from_pilot(
         mean, sd, *_ = paired_interval(part.values)
         return mean - part.threshold, sd
 
-    part = min(parts, key=lambda one: power(*reach(one), n, alpha, one.resolution))
+    part = min(parts, key=lambda one: power(*reach(one), n, alpha, one.resolution, one.values))
     excess, sd = reach(part)
     return Forecast(
         f"{claim.name} {facet.name}".strip(),
@@ -140,9 +140,9 @@ def _from_pilot(
         wanted,
         len(seeds),
         part,
-        part.threshold + smallest_excess(sd, n, wanted, alpha, part.resolution),
-        power(excess, sd, n, alpha, part.resolution),
-        seeds_needed(excess, sd, wanted, alpha, part.resolution),
+        part.threshold + smallest_excess(sd, n, wanted, alpha, part.resolution, part.values),
+        power(excess, sd, n, alpha, part.resolution, part.values),
+        seeds_needed(excess, sd, wanted, alpha, part.resolution, part.values),
     )
 
 

@@ -308,7 +308,10 @@ def _bounds(verdict: Verdict) -> list[str]:
 def _more_seeds(part: Part, test: PairedTest, alpha: float) -> str:
     """Say how many seeds would decide, were the mean found the true one."""
     excess = abs(test.mean - part.threshold)
-    needed = seeds_needed(excess, test.sd, 0.8, alpha, part.resolution) if excess > 0 else None
+    side = 1.0 if test.mean > part.threshold else -1.0
+    needed = seeds_needed(
+        excess, test.sd, 0.8, alpha, part.resolution, [side * value for value in part.values]
+    )
     if needed is None or needed > 1_000 or needed <= test.n:
         return ""
     truth = unit_text(test.mean, part.unit)

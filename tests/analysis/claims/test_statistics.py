@@ -101,6 +101,35 @@ def test_power_is_as_forecast(wanted, n):
     assert seen == pytest.approx(wanted, abs=0.05)
 
 
+@pytest.mark.parametrize("n", [5, 10, 29])
+@pytest.mark.parametrize("shape", [*calibration.SHAPES, *calibration.BEYOND])
+def test_power_is_as_forecast_whatever_the_shape_where_a_pilot_shows_it(shape, n):
+    draw, resolution = (calibration.SHAPES | calibration.BEYOND)[shape]
+    known = calibration.long_pilot(draw, generator(8))
+    excess = smallest_excess(known.std(), n, 0.8, 0.05, resolution, tuple(known))
+    seen = calibration.observed_power(draw, resolution, excess, n, 500, generator(9))
+    assert seen == pytest.approx(0.8, abs=0.05)
+
+
+def test_a_pilot_of_few_seeds_gives_its_spread_and_one_of_many_its_shape():
+    """Where one seed in five fails, ten seeds say what five cannot."""
+    draw, resolution = calibration.SHAPES["bimodal, 80 % train"]
+    pilot = [0.85] * 8 + [0.0] * 2
+    short, sd = pilot[4:], np.std(pilot, ddof=1)
+    assert power(0.3, sd, 5, 0.05, resolution, short) == power(0.3, sd, 5, 0.05, resolution)
+    for excess in (0.3, 0.45):
+        seen = calibration.observed_power(draw, resolution, excess, 5, 600, generator(10))
+        assert seen == pytest.approx(power(excess, sd, 5, 0.05, resolution, pilot), abs=0.06)
+
+
+def test_without_any_spread_nothing_is_forecast():
+    assert power(1.0, 0.0, 5) == 0.0
+    assert smallest_excess(0.0, 5) == np.inf
+    assert seeds_needed(1.0, 0.0) is None
+    assert power(1.0, 0.0, 5, resolution=0.5) == pytest.approx(1.0)
+    assert power(1.0, 0.0, 12, pilot=[0.3] * 12) == 0.0
+
+
 @pytest.mark.parametrize("shape", calibration.SHAPES)
 def test_a_claim_at_its_threshold_is_not_supported(shape):
     found = calibration.observed_power(*calibration.SHAPES[shape], 0.0, 5, 400, generator(6))
