@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,7 +20,7 @@ from typing import Any
 import pytest
 
 from benchmarks.chaos import journal
-from benchmarks.chaos.cluster import Cluster
+from benchmarks.chaos.cluster import NODE, Cluster
 from benchmarks.chaos.processes import MARK, Run, Server, kill, marked
 from bnsweep import api
 from bnsweep.runners import LocalRunner
@@ -44,8 +47,8 @@ SWEEP: dict[str, Any] = {
         "features": 8,
         "norm": ["none", "batch"],
         "lr": [0.1, 0.3],
-        "steps": 4_000,
-        "eval_every": 2_000,
+        "steps": 12_000,
+        "eval_every": 6_000,
     },
     "seeds": 2,
     "resources": {"cpus": 1, "pack_size": 2, "kernel": "grouped"},
@@ -162,5 +165,35 @@ def test_a_node_that_is_gone_leaves_its_packs_to_the_other(
 ) -> None:
     run = lab.start(tmp_path / "r")
     assert lab.cluster.kill_node(lab.cluster.nodes[0])
+    assert ended(run) == 0, run.log.read_text()
+    judge(lab, tmp_path / "r", whole, new=1)
+
+
+def test_a_node_that_is_drained_gets_nothing_new_and_its_packs_go_on_elsewhere(
+    lab: Lab, whole: dict[str, str], tmp_path: Path
+) -> None:
+    """A spot instance is told that it goes: Ray drains it, and the provider takes it away."""
+    if len(lab.cluster.nodes) < 2:
+        lab.cluster.add()
+    run = lab.start(tmp_path / "r")
+    node = lab.cluster.nodes[0]
+    [number] = {
+        found[1]
+        for words in marked(node, NODE).values()
+        if "/raylet/raylet" in words and (found := re.search(r"node[_-]id=([0-9a-f]{56})", words))
+    }
+    subprocess.run(
+        [
+            sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", lab.cluster.address,
+            "--node-id", number, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot",
+            "--deadline-remaining-seconds", "5",
+        ],
+        env=os.environ | lab.cluster.environment, check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    before, seen = set(marked(node, NODE)), len(lab.steps())
+    time.sleep(5)
+    late = {one.pid for one in lab.steps()[seen:]} & (set(marked(node, NODE)) - before)
+    lab.cluster.kill_node(node)
+    assert late == set()
     assert ended(run) == 0, run.log.read_text()
     judge(lab, tmp_path / "r", whole, new=1)
