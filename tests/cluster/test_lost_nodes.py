@@ -72,8 +72,8 @@ class Lab:
         self.server = Server({MARK: self.mark}, folder / "server.log")
         self.begun = 0
 
-    def start(self, storage: Path) -> Run:
-        """Start a driver of the sweep; wait until both nodes train."""
+    def start(self, storage: Path, both: bool = True) -> Run:
+        """Start a driver of the sweep; wait until both nodes train, where it is asked."""
         file = self.folder / "grid.yaml"
         file.write_text(to_yaml(SWEEP))
         self.begun = len(journal.read(self.journal))
@@ -81,7 +81,10 @@ class Lab:
             storage.with_suffix(".log"), self.cluster.environment, file=str(file), storage=str(storage),
             ray=self.cluster.address, seconds=INTERVAL,
         )  # fmt: skip
-        self.wait(lambda: len({one.pid for one in self.steps() if one.step > 100}) >= 2, run, "two workers")
+        if both:
+            self.wait(
+                lambda: len({one.pid for one in self.steps() if one.step > 100}) >= 2, run, "two workers"
+            )
         return run
 
     def steps(self) -> list[journal.Entry]:
@@ -197,3 +200,20 @@ def test_a_node_that_is_drained_gets_nothing_new_and_its_packs_go_on_elsewhere(
     assert late == set()
     assert ended(run) == 0, run.log.read_text()
     judge(lab, tmp_path / "r", whole, new=1)
+
+
+def test_a_driver_whose_own_raylet_is_killed_ends_and_the_sweep_goes_on_on_a_new_cluster(
+    lab: Lab, whole: dict[str, str], tmp_path: Path
+) -> None:
+    """Ray ends a process that has lost its raylet: there is nothing to catch, only to go on from."""
+    if len(lab.cluster.nodes) < 2:
+        lab.cluster.add()
+    run = lab.start(tmp_path / "r")
+    first = lab.begun
+    assert lab.cluster.kill_raylet(lab.cluster.head)
+    assert ended(run, 120) != 0, run.log.read_text()
+    lab.cluster.start()
+    again = lab.start(tmp_path / "r", both=False)
+    lab.begun = first
+    assert ended(again) == 0, again.log.read_text()
+    judge(lab, tmp_path / "r", whole, new=0)
