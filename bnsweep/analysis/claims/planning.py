@@ -64,11 +64,12 @@ class Forecast:
             f"{self.claim}: {self.seeds} seeds find {unit_text(self.smallest, unit)} with probability "
             f"{self.wanted:g} ({self.part.label}; must exceed {unit_text(self.part.threshold, unit)})"
         )
+        said = f"the mean of {self.pilot} seeds so far, {unit_text(mean, unit)},"
         if self.needed is None:
-            return f"{line}; the pilot's {unit_text(mean, unit)} would not be found by any number"
+            return f"{line}; {said} would not be found by any number"
         return (
-            f"{line}; the pilot's {unit_text(mean, unit)} is found with probability {self.power:.2f}, and "
-            f"takes {self.needed} seeds for {self.wanted:g}"
+            f"{line}; {said} is found with probability {self.power:.2f}, and takes {self.needed} seeds for "
+            f"{self.wanted:g}"
         )
 
 
