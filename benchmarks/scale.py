@@ -123,8 +123,17 @@ def simulate(trials: int, workers: int, pack_seconds: float, folder: Path) -> di
     return found
 
 
-def tune_cpu_a_report(reports: int) -> tuple[float, float]:
-    """Return the driver's CPU and wall seconds for one report of a worker through Ray Tune."""
+def tune_cpu_a_report(workers: int, reports: int) -> float:
+    """Return the driver's CPU seconds for one report through Ray Tune, with that many workers at once.
+
+    Their steps are empty, so reports come as fast as Tune takes them. A short run of the same workers is
+    taken off, with what it takes to start and end them.
+    """
+    few = 20 * workers
+    return (_tune_cpu(workers, few + reports) - _tune_cpu(workers, few)) / reports
+
+
+def _tune_cpu(workers: int, reports: int) -> float:
     from ray import tune
 
     from bnsweep.runners import FixedPacks, WorkerContext
@@ -142,15 +151,14 @@ def tune_cpu_a_report(reports: int) -> tuple[float, float]:
 
         def step(self) -> dict[str, Any]:
             self.made += 1
-            return {"progress": [], "done": self.made >= reports // 2}
+            return {"progress": [], "done": self.made >= reports // workers}
 
-    moments: list[tuple[float, float]] = []
-    runner = TuneRunner(1, 0, 2)
+    runner = TuneRunner((os.cpu_count() or 1) / workers, 0, workers)
     runner.trainable = Empty
-    began = cpu(), time.monotonic()
-    runner.run(FixedPacks(["a" * 16, "b" * 16], None), WorkerContext(ledger="nowhere"), lambda _: None)
-    moments.append((cpu() - began[0], time.monotonic() - began[1]))
-    return moments[0]
+    packs = FixedPacks([f"{number:016x}" for number in range(workers)], None)
+    before = cpu()
+    runner.run(packs, WorkerContext(ledger="nowhere"), lambda _: None)
+    return cpu() - before
 
 
 def requests_of_a_store(folder: Path) -> tuple[Counter[str], int, int]:
@@ -198,10 +206,7 @@ def show(options: argparse.Namespace, folder: Path) -> None:
         f"{trials / packs * options.workers / options.pack_seconds:.0f}",
     )
     if not options.no_tune:
-        few, many = tune_cpu_a_report(40), tune_cpu_a_report(40 + options.reports)
-        each = (many[0] - few[0]) / options.reports
-        line("Ray Tune: driver CPU a report (ms)", f"{1e3 * each:.2f}")
-        line("  cores of the driver at full width", f"{a_second * each:.2f}")
+        show_tune(options.tune_workers, options.reports, a_second)
     if not options.no_store:
         kinds, count, packs_made = requests_of_a_store(folder / "s3")
         line(f"store: requests of {count} trials in {packs_made} packs", str(sum(kinds.values())))
@@ -209,6 +214,23 @@ def show(options: argparse.Namespace, folder: Path) -> None:
             line(f"  {kind}", str(number))
     if options.resumed:
         resume(options.resumed, folder / "resumed")
+
+
+def show_tune(workers: list[int], reports: int, a_second: float) -> None:
+    """Show what Tune takes of the driver for one report, and for all of a thousand workers."""
+    import ray
+
+    from bnsweep.runners.joining import start_ray
+
+    start_ray()
+    try:
+        _tune_cpu(workers[0], workers[0])  # what is imported and made once
+        for count in workers:
+            each = tune_cpu_a_report(count, reports)
+            line(f"Ray Tune, {count} workers: driver CPU a report (ms)", f"{1e3 * each:.2f}")
+            line("  cores of the driver at full width", f"{a_second * each:.2f}")
+    finally:
+        ray.shutdown()
 
 
 def resume(trials: int, folder: Path) -> None:
@@ -232,6 +254,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--pack-seconds", type=float, default=120.0)
     parser.add_argument("--reports", type=int, default=2000, help="reports that Tune is timed on")
+    parser.add_argument("--tune-workers", type=int, nargs="+", default=[2, 8, 32], help="workers of Tune")
     parser.add_argument("--resumed", type=int, default=10_000, help="trials of the ledger that is resumed")
     parser.add_argument("--no-tune", action="store_true")
     parser.add_argument("--no-store", action="store_true")
