@@ -32,7 +32,9 @@ PACKS = 4
 class Pausing(tune.Trainable):
     """A worker that waits, and says how far its pack is."""
 
-    def setup(self, config: dict[str, Any], context: Any = None, barrier: Any = None, workers: int = 1) -> None:
+    def setup(
+        self, config: dict[str, Any], context: Any = None, barrier: Any = None, workers: int = 1
+    ) -> None:
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -46,7 +48,9 @@ class Pausing(tune.Trainable):
         pack = self.units[0]["pack"]
         if finished:
             self.units, self.made = self.units[1:], 0
-        progress = Progress(pack, 1, self.made, steps, finished, 1.0, {"completed": 1} if finished else {}, pid=1)
+        progress = Progress(
+            pack, 1, self.made, steps, finished, 1.0, {"completed": 1} if finished else {}, pid=1
+        )
         return {"progress": [progress.to_dict()], "done": not self.units}
 
 
@@ -160,7 +164,12 @@ def crowd(workers: int, pause: float, steps: int) -> Crowd:
         finished += progress.finished
         if len(moments) == 1:
             reports += 1
-        if len(moments) == 0 and len(seen) >= workers or len(moments) == 1 and finished >= (PACKS - 1) * workers:
+        if (
+            len(moments) == 0
+            and len(seen) >= workers
+            or len(moments) == 1
+            and finished >= (PACKS - 1) * workers
+        ):
             moments.append((time.monotonic(), _cpu()))
 
     runner = TuneRunner((os.cpu_count() or 1) / (workers + 1), 0, workers)
