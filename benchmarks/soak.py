@@ -292,7 +292,7 @@ def main() -> None:
         ray_alone(options.ray_alone)
         return
     private = _private_memory()
-    began, samples = time.monotonic(), []
+    began, samples, clean = time.monotonic(), [], dict(os.environ)
     print(
         f"{options.minutes:g} minutes, seed {options.seed}, {os.cpu_count()} CPUs,",
         time.strftime("%Y-%m-%d"),
@@ -321,7 +321,7 @@ def main() -> None:
         print(f"the driver started Ray {soak.starts} times; without a sweep it leaves", flush=True)
         subprocess.run(
             [sys.executable, "-m", "benchmarks.soak", "--ray-alone", str(soak.starts)],
-            stderr=subprocess.DEVNULL, check=True,
+            stderr=subprocess.DEVNULL, check=True, env=clean,  # without the token of the sweeps, which is gone
         )  # fmt: skip
     sys.exit(1 if soak.wrong or samples[-1].processes else 0)
 
