@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,11 +163,8 @@ def crowd(workers: int, pause: float, steps: int) -> Crowd:
         finished += progress.finished
         if len(moments) == 1:
             reports += 1
-        if (
-            len(moments) == 0
-            and len(seen) >= workers
-            or len(moments) == 1
-            and finished >= (PACKS - 1) * workers
+        if (len(moments) == 0 and len(seen) >= workers) or (
+            len(moments) == 1 and finished >= (PACKS - 1) * workers
         ):
             moments.append((time.monotonic(), _cpu()))
 

@@ -321,7 +321,7 @@ def main() -> None:
         print(f"the driver started Ray {soak.starts} times; without a sweep it leaves", flush=True)
         subprocess.run(
             [sys.executable, "-m", "benchmarks.soak", "--ray-alone", str(soak.starts)],
-            stderr=subprocess.DEVNULL, check=True, env=clean,  # without the token of the sweeps, which is gone
+            stderr=subprocess.DEVNULL, check=True, env=clean,  # the token of the sweeps is gone
         )  # fmt: skip
     sys.exit(1 if soak.wrong or samples[-1].processes else 0)
 
