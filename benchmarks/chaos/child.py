@@ -42,7 +42,7 @@ def ray_runner(workers: int | None = None) -> Any:
 
     path = os.environ[journal.VARIABLE]  # the workers of a cluster have the variables of their node
 
-    class Journalled(tune._PackTrainable):
+    class Journalled(tune.PackTrainable):
         """A worker that writes down what it trains."""
 
         def setup(self, config: dict[str, Any], **more: Any) -> None:

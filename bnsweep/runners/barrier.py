@@ -1,7 +1,10 @@
-"""What workers of one run wait at: until all have started, and for more to do."""
+"""What workers of one run wait at: until all have started, for more to do, and for the order to stop."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -13,31 +16,70 @@ __all__ = ["Barrier", "answer", "make_barrier"]
 class Barrier:
     """Counts the workers that have called in, so that none finishes before all have started.
 
-    Later it holds workers for which there is nothing to do yet, until the driver has more.
+    Later it holds workers for which there is nothing to do yet, until the driver has more, and tells those
+    at work to stop. A call waits here, so that a thousand workers do not ask again and again.
     """
 
     def __init__(self) -> None:
-        self.seen: set[int] = set()
+        self.seen: set[str] = set()
         self.supplies = 0
+        self.halted = False
+        self._changed = asyncio.Condition()
 
-    def call_in(self, pid: int) -> int:
-        """Note that a worker is there; return how many are."""
-        self.seen.add(pid)
+    async def call_in(self, worker: str, workers: int, seconds: float) -> int:
+        """Note that a worker is there, and wait for ``workers`` of them; return how many are."""
+        self.seen.add(worker)
+        if len(self.seen) >= workers:
+            await self._tell()
+        await self._until(lambda: len(self.seen) >= workers, seconds)
         return len(self.seen)
 
-    def supply(self) -> None:
+    async def present(self) -> int:
+        """Return how many workers have called in."""
+        return len(self.seen)
+
+    async def supply(self) -> None:
         """Note that there is more to do."""
         self.supplies += 1
+        await self._tell()
 
-    def supplied(self) -> int:
-        """Return how often there was more."""
+    async def supplied(self, more_than: int, seconds: float) -> int:
+        """Wait for there to be more than there was; return how often there was."""
+        await self._until(lambda: self.supplies > more_than, seconds)
         return self.supplies
 
+    async def halt(self) -> None:
+        """Note that all work has to stop."""
+        self.halted = True
+        await self._tell()
 
-def make_barrier() -> Any:
-    """Start a barrier on the driver's node, so that no other node takes it along when it is lost."""
+    async def halting(self, seconds: float) -> int:
+        """Wait for the order that all work has to stop; return whether it was given."""
+        await self._until(lambda: self.halted, seconds)
+        return int(self.halted)
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _until(self, true: Callable[[], bool], seconds: float) -> None:
+        async def wait() -> None:
+            async with self._changed:
+                await self._changed.wait_for(lambda: true() or self.halted)
+
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(wait(), seconds)
+
+
+def make_barrier(workers: int) -> Any:
+    """Start a barrier on the driver's node, so that no other node takes it along when it is lost.
+
+    Args:
+        workers: Most workers at once; two calls of each may wait here.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(Barrier).remote()
+    places = 2 * workers + 100  # and the driver's, and those of workers that were lost
+    return ray.remote(num_cpus=0, scheduling_strategy=here, max_concurrency=places)(Barrier).remote()
 
 
 def answer(asked: Any) -> int | None:

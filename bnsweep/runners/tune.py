@@ -8,7 +8,6 @@ ledger, so a suggestion is a list of pack ids or calibrations, and a result a ha
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,25 +20,21 @@ from ray.tune.search import Searcher
 
 from bnsweep.errors import LedgerError
 
-from .barrier import answer, make_barrier
+from .barrier import make_barrier
 from .cluster import Cluster
 from .joining import prepare_tune, start_ray
 from .leftovers import driver_folder, ray_folder
 from .messages import Progress, WorkerContext, unit_key
 from .source import Source, Unit
-from .work import PackWorker
+from .trainable import PackTrainable
 
 __all__ = ["TuneRunner"]
-
-STEP_SECONDS = 2.0
-"""Wall time of one step of the worker: short enough that a stop reaches it before Tune kills it."""
 
 CHUNK_SECONDS = 20.0
 """Tune hands the actor of a very short trial to the next one and cancels the one still starting, so
 that a sweep of short packs ends up on one worker; a Tune trial therefore carries packs for about
 this long."""
 
-BARRIER_SECONDS = 60.0
 MAX_LOSSES = 3
 
 LONGEST_PAUSE = 60.0
@@ -51,68 +46,6 @@ MOST_WORKERS = 1000
 Report = Callable[[Progress], None]
 
 
-class _PackTrainable(tune.Trainable):
-    """Trains the packs of one suggestion, one after another; long-lived, reused by Tune."""
-
-    def setup(
-        self,
-        config: dict[str, Any],
-        context: WorkerContext | None = None,
-        barrier: Any = None,
-        workers: int = 1,
-    ) -> None:
-        """Open the ledger; called once in a worker's life."""
-        assert context is not None
-        self._worker = PackWorker(context)
-        self._barrier, self._workers, self._called_in = barrier, workers, False
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the packs of the next suggestion without starting a new process."""
-        self._queue, self._hold = list(new_config["units"]), new_config.get("hold")
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Train for about two seconds and say where this worker stands."""
-        self._wait_for_the_others()
-        deadline = time.monotonic() + STEP_SECONDS
-        results: list[dict[str, Any]] = []
-        while (self._worker.busy or self._queue) and time.monotonic() < deadline:
-            taken = None if self._worker.busy else self._worker.take(self._queue.pop(0))
-            progress = taken or self._worker.advance(deadline)
-            results.append(progress.to_dict())
-            if progress.value is not None:
-                break  # the driver decides before the next step
-        done = not self._worker.busy and not self._queue and not self._held(deadline)
-        return {"progress": results, "done": done}
-
-    def _wait_for_the_others(self) -> None:
-        if self._called_in:
-            return
-        self._called_in = True
-        deadline = time.monotonic() + BARRIER_SECONDS
-        while time.monotonic() < deadline:
-            count = answer(self._barrier.call_in.remote(os.getpid()))
-            if count is None or count >= self._workers:
-                return
-            time.sleep(0.1)
-
-    def _held(self, deadline: float) -> bool:
-        """Wait for the driver to have more to do; whether it has not."""
-        while self._hold is not None:
-            count = answer(self._barrier.supplied.remote())
-            if count is not None and count > self._hold:
-                return False
-            if time.monotonic() >= deadline:
-                return count is not None  # without a barrier the driver is asked itself
-            time.sleep(0.05)
-        return False
-
-    def cleanup(self) -> None:
-        """Checkpoint what is under way, so that the next run goes on from here."""
-        self._worker.suspend()
-
-
 class PackSearcher(Searcher):
     """Hands out units of work, and hands out again those whose worker was lost.
 
@@ -120,10 +53,12 @@ class PackSearcher(Searcher):
         source: What is to be done.
         workers: Number of workers that share it.
         supply: Called when units have become ready that workers may be held for.
+        halt: Called when nothing more is to be done, before the workers are ended.
         clock: Reads the seconds that pauses are counted in.
 
     Attributes:
         broken: What the ledger refused the driver; nothing more is handed out then.
+        stepping: Whether Tune is in one of its steps.
     """
 
     def __init__(
@@ -131,10 +66,11 @@ class PackSearcher(Searcher):
         source: Source,
         workers: int,
         supply: Callable[[], None] = lambda: None,
+        halt: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(metric="progress", mode="max")
-        self.source, self.workers, self.supply, self.clock = source, workers, supply, clock
+        self.source, self.workers, self.supply, self.halt, self.clock = source, workers, supply, halt, clock
         self.broken: LedgerError | None = None
         self._lost_in_a_row, self._not_before = 0, 0.0
         self.left: list[Unit] = []
@@ -144,6 +80,7 @@ class PackSearcher(Searcher):
         self.abandoned: list[Progress] = []
         self.durations: list[float] = []
         self.supplies = 0
+        self.stepping = False
 
     @property
     def idle(self) -> bool:
@@ -235,7 +172,13 @@ class PackSearcher(Searcher):
             self.supply()  # there may be nothing for those who wait
 
     def save(self, checkpoint_path: str) -> None:
-        """Keep nothing: the ledger knows what is left."""
+        """Keep nothing: the ledger knows what is left.
+
+        Outside its steps Tune calls this when it is done or was stopped: workers in a long step are told
+        then, since it waits for them for ten seconds only.
+        """
+        if not self.stepping:
+            self.halt()
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing: a run always starts from the ledger."""
@@ -246,6 +189,14 @@ class _Watch(tune.Callback):
 
     def __init__(self, searcher: PackSearcher, report: Report) -> None:
         self.searcher, self.report = searcher, report
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Note that a step of Tune begins."""
+        self.searcher.stepping = True
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Note that it has ended."""
+        self.searcher.stepping = False
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -292,7 +243,7 @@ class TuneRunner:
     ) -> None:
         self.cpus, self.gpus = cpus, gpus
         self.max_concurrent = max_concurrent
-        self.trainable: type[tune.Trainable] = _PackTrainable
+        self.trainable: type[tune.Trainable] = PackTrainable
 
     def run(self, source: Source, context: WorkerContext, report: Report) -> bool:
         """Do everything that ``source`` has.
@@ -311,8 +262,9 @@ class TuneRunner:
         """
         with driver_folder() as folder, _ray(folder):
             slots, most = self._slots()
-            barrier = make_barrier()
-            searcher = PackSearcher(source, min(most, source.width), barrier.supply.remote)
+            workers = min(most, source.width)
+            barrier = make_barrier(workers)
+            searcher = PackSearcher(source, workers, barrier.supply.remote, barrier.halt.remote)
             self._fit(searcher, context, report, barrier, str(folder), min(slots, searcher.workers))
             if searcher.broken:
                 raise searcher.broken

@@ -42,8 +42,8 @@ def start(large: dict[str, Any], write_sweep: Any, tmp_path: Path) -> Iterator[C
     made: list[subprocess.Popen[bytes]] = []
     log = tmp_path / "log"
 
-    def begin(*options: str) -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-m", "bnsweep", "run", str(write_sweep(large)), *options]
+    def begin(*options: str, program: tuple[str, ...] = ("-m", "bnsweep")) -> subprocess.Popen[bytes]:
+        words = [sys.executable, *program, "run", str(write_sweep(large)), *options]
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [*words, "--storage", str(tmp_path / "r")], stdout=file, stderr=file, start_new_session=True,
@@ -96,6 +96,38 @@ def test_the_first_signal_checkpoints_and_exits_3_within_ten_seconds(
     assert "resume" in text and "Traceback" not in text
     steps = checkpoints(tmp_path / "r" / "tiny")
     assert len(steps) == (1 if options else 2) and min(steps) > 0
+    print(f"{seconds:.1f} s, load {os.getloadavg()[0]:.1f}")
+    assert seconds < min(10 * busy(), 20)
+
+
+MINUTES = """
+from bnsweep.cli import main
+from bnsweep.runners import tune
+
+class Minutes(tune.PackTrainable):
+    "A worker that reports as seldom as one of a crowd, and seldomer."
+    reports_a_second, longest_step = 0.01, 300.0
+
+init = tune.TuneRunner.__init__
+
+def seldom(self, *words, **options):
+    init(self, *words, **options)
+    self.trainable = Minutes
+
+tune.TuneRunner.__init__ = seldom
+raise SystemExit(main())
+"""
+
+
+@pytest.mark.ray
+def test_a_stop_reaches_workers_in_the_middle_of_a_step_of_minutes(start: Any, tmp_path: Path) -> None:
+    process = start(program=("-c", MINUTES))
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 3, (tmp_path / "log").read_text()
+    seconds = time.monotonic() - began
+    steps = checkpoints(tmp_path / "r" / "tiny")
+    assert len(steps) == 2 and min(steps) > 0, "both have kept what they had"
     print(f"{seconds:.1f} s, load {os.getloadavg()[0]:.1f}")
     assert seconds < min(10 * busy(), 20)
 

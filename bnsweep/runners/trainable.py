@@ -1,0 +1,114 @@
+"""A worker of Ray Tune: trains the packs that it is given, and says where it stands."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import ray
+from ray import tune
+
+from .barrier import answer
+from .messages import WorkerContext
+from .work import PackWorker
+
+__all__ = ["PackTrainable", "step_seconds"]
+
+STEP_SECONDS = 2.0
+"""Wall time after which a worker looks up: short enough that a stop reaches it before Tune kills it."""
+
+LONGEST_STEP = 10.0
+"""Most seconds between two reports of a worker."""
+
+REPORTS_A_SECOND = 100.0
+"""Reports that all workers together send, half of what Tune took in ``python -m benchmarks.scale``; from two
+hundred workers on, each reports the less often the more there are."""
+
+BARRIER_SECONDS = 60.0
+"""Seconds that a worker's call waits at the barrier at most, so that one of a lost worker ends."""
+
+
+class PackTrainable(tune.Trainable):
+    """Trains the packs of one suggestion, one after another; long-lived, reused by Tune.
+
+    Attributes:
+        reports_a_second: Reports that all workers together send at most, see :func:`step_seconds`.
+        longest_step: Most seconds between two reports of this worker.
+    """
+
+    reports_a_second, longest_step = REPORTS_A_SECOND, LONGEST_STEP
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        context: WorkerContext | None = None,
+        barrier: Any = None,
+        workers: int = 1,
+    ) -> None:
+        """Open the ledger; called once in a worker's life."""
+        assert context is not None
+        self._worker = PackWorker(context)
+        self._barrier, self._workers, self._called_in = barrier, workers, False
+        self._halting: Any = None
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the packs of the next suggestion without starting a new process."""
+        self._queue, self._hold = list(new_config["units"]), new_config.get("hold")
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train for two seconds, or longer where there are many workers, and say where this one stands."""
+        self._wait_for_the_others()
+        workers = answer(self._barrier.present.remote()) or 0
+        deadline = time.monotonic() + step_seconds(workers, self.reports_a_second, self.longest_step)
+        results: list[dict[str, Any]] = []
+        while self._worker.busy or self._queue:
+            taken = None if self._worker.busy else self._worker.take(self._queue.pop(0))
+            progress = taken or self._worker.advance(min(deadline, time.monotonic() + STEP_SECONDS))
+            if results and results[-1]["pack_id"] == progress.pack_id and not results[-1]["note"]:
+                results.pop()  # how far the same pack was before
+            results.append(progress.to_dict())
+            if progress.value is not None or time.monotonic() >= deadline or self._halted():
+                break  # the driver decides before the next step
+        done = not self._worker.busy and not self._queue and not self._held(deadline)
+        return {"progress": results, "done": done}
+
+    def _halted(self) -> bool:
+        """Whether the driver was told to stop; without a barrier that is known at the step's end only."""
+        told, _ = ray.wait([self._halting], timeout=0)
+        if not told:
+            return False
+        halted = answer(self._halting)
+        if halted == 0:
+            self._halting = self._barrier.halting.remote(BARRIER_SECONDS)
+        return bool(halted)
+
+    def _wait_for_the_others(self) -> None:
+        if self._called_in:
+            return
+        self._called_in = True
+        self._halting = self._barrier.halting.remote(BARRIER_SECONDS)
+        worker = ray.get_runtime_context().get_worker_id()
+        answer(self._barrier.call_in.remote(worker, self._workers, BARRIER_SECONDS))
+
+    def _held(self, deadline: float) -> bool:
+        """Wait for the driver to have more to do; whether it has not."""
+        if self._hold is None:
+            return False
+        count = answer(self._barrier.supplied.remote(self._hold, max(0.0, deadline - time.monotonic())))
+        return count is not None and count <= self._hold  # without a barrier the driver is asked itself
+
+    def cleanup(self) -> None:
+        """Checkpoint what is under way, so that the next run goes on from here."""
+        self._worker.suspend()
+
+
+def step_seconds(workers: int, reports_a_second: float, longest: float) -> float:
+    """Return how many seconds lie between two reports of one of so many workers.
+
+    Example:
+        >>> [step_seconds(workers, 100.0, 10.0) for workers in (2, 500, 5000)]
+        [2.0, 5.0, 10.0]
+    """
+    return min(longest, max(STEP_SECONDS, workers / reports_a_second))
