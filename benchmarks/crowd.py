@@ -24,6 +24,8 @@ from ray.tune.execution import class_cache
 from bnsweep.runners import FixedPacks, Progress, WorkerContext
 from bnsweep.runners.tune import TuneRunner
 
+STEPS = "BNSWEEP_CROWD_STEPS"
+
 PACKS = 4
 """Packs of one worker, so that the crowd is whole for most of the time."""
 
@@ -51,9 +53,6 @@ class Pausing(tune.Trainable):
             pack, 1, self.made, steps, finished, 1.0, {"completed": 1} if finished else {}, pid=1
         )
         return {"progress": [progress.to_dict()], "done": not self.units}
-
-
-STEPS = "BNSWEEP_CROWD_STEPS"
 
 
 @ray.remote(num_cpus=0, max_concurrency=5000)

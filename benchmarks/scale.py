@@ -1,9 +1,10 @@
 """What a driver bears with a thousand workers: ``python -m benchmarks.scale --trials 10000``.
 
 Nothing is trained. Simulated workers, in virtual time, take packs from the real plan, ledger and queue,
-and report every two seconds as real ones do; beside that:
+and report as often as real ones do; beside that:
 
-- what Ray Tune itself takes of the driver's CPU for one report, from real trials whose steps are empty;
+- how many reports a second the real Ray Tune takes, and at what cost, from a crowd of workers in one
+  process (:mod:`benchmarks.crowd`);
 - how many requests a sweep makes of a store that speaks S3, from a real one trained in this process;
 - how long a resumed run takes to know what is left, from a ledger in which every trial is done.
 
@@ -27,7 +28,8 @@ from typing import Any
 from benchmarks.platform import content, line, write_ledger
 from benchmarks.resume import bucket
 
-REPORT_SECONDS = 2.0
+CROWD_SECONDS = 20.0
+"""Seconds that a pack of a worker of the crowd takes."""
 
 
 def cpu() -> float:
@@ -63,10 +65,12 @@ def simulate(trials: int, workers: int, pack_seconds: float, folder: Path) -> di
     from bnsweep import api
     from bnsweep.execution import measurements
     from bnsweep.positions import Positions
-    from bnsweep.runners import PlannedPacks, Progress
+    from bnsweep.runners import PlannedPacks
+    from bnsweep.runners.trainable import step_seconds
     from bnsweep.runners.tune import PackSearcher
     from bnsweep.sweep.ledger import Ledger
 
+    pause = step_seconds(workers)
     sweep = content(trials) | {"resources": {"cpus": 1, "pack_size": 16, "kernel": "loop"}}
     spec, clock = api.load(sweep), Clock()
     before, memory = cpu(), memory_mb()
@@ -85,13 +89,35 @@ def simulate(trials: int, workers: int, pack_seconds: float, folder: Path) -> di
         told = searcher.suggest(f"t{number}")
         if not isinstance(told, dict):
             break
-        heapq.heappush(queue, (REPORT_SECONDS, number, f"t{number}", list(told["units"]), 0.0))
+        heapq.heappush(queue, (pause, number, f"t{number}", list(told["units"]), 0.0))
     found["open"] = cpu() - before
-    found["packs"] = len(searcher.left) + sum(len(units) for units in searcher.live.values())
-    before, reports, following = cpu(), 0, workers
+    found |= {"packs": len(searcher.left) + sum(map(len, searcher.live.values())), "pause": pause}
+    before = cpu()
+    reports = _work(queue, searcher, positions, clock, pack_seconds)
+    positions.end("done")
+    found |= {
+        "reports": reports,
+        "loop": cpu() - before,
+        "virtual": clock.now,
+        "memory": memory_mb() - memory,
+    }
+    return found
+
+
+def _work(
+    queue: list[tuple[float, int, str, list[Any], float]],
+    searcher: Any,
+    positions: Any,
+    clock: Clock,
+    pack_seconds: float,
+) -> int:
+    """Let the workers in the queue do what there is to do; return how often they reported."""
+    from bnsweep.runners import Progress
+
+    pause, reports, following = queue[0][0], 0, len(queue)
     while queue:
         clock.now, number, name, units, done = heapq.heappop(queue)
-        pack, done = units[0]["pack"], done + REPORT_SECONDS
+        pack, done = units[0]["pack"], done + pause
         finished = done >= pack_seconds
         step = int(100 * min(1.0, done / pack_seconds))
         sent = Progress(
@@ -112,53 +138,8 @@ def simulate(trials: int, workers: int, pack_seconds: float, folder: Path) -> di
             if not isinstance(told, dict):
                 continue
             units = list(told["units"])
-        heapq.heappush(queue, (clock.now + REPORT_SECONDS, number, name, units, done))
-    positions.end("done")
-    found |= {
-        "reports": reports,
-        "loop": cpu() - before,
-        "virtual": clock.now,
-        "memory": memory_mb() - memory,
-    }
-    return found
-
-
-def tune_cpu_a_report(workers: int, reports: int) -> float:
-    """Return the driver's CPU seconds for one report through Ray Tune, with that many workers at once.
-
-    Their steps are empty, so reports come as fast as Tune takes them. A short run of the same workers is
-    taken off, with what it takes to start and end them.
-    """
-    few = 20 * workers
-    return (_tune_cpu(workers, few + reports) - _tune_cpu(workers, few)) / reports
-
-
-def _tune_cpu(workers: int, reports: int) -> float:
-    from ray import tune
-
-    from bnsweep.runners import FixedPacks, WorkerContext
-    from bnsweep.runners.tune import TuneRunner
-
-    class Empty(tune.Trainable):
-        """A worker whose steps take no time."""
-
-        def setup(self, config: dict[str, Any], **_: Any) -> None:
-            self.made = 0
-
-        def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self.made = 0
-            return True
-
-        def step(self) -> dict[str, Any]:
-            self.made += 1
-            return {"progress": [], "done": self.made >= reports // workers}
-
-    runner = TuneRunner((os.cpu_count() or 1) / workers, 0, workers)
-    runner.trainable = Empty
-    packs = FixedPacks([f"{number:016x}" for number in range(workers)], None)
-    before = cpu()
-    runner.run(packs, WorkerContext(ledger="nowhere"), lambda _: None)
-    return cpu() - before
+        heapq.heappush(queue, (clock.now + pause, number, name, units, done))
+    return reports
 
 
 def requests_of_a_store(folder: Path) -> tuple[Counter[str], int, int]:
@@ -199,14 +180,16 @@ def show(options: argparse.Namespace, folder: Path) -> None:
         "  driver memory grown (MB), a pack (kB)",
         f"{found['memory']:.0f}, {1024 * found['memory'] / packs:.0f}",
     )
-    a_second = options.workers / REPORT_SECONDS
-    line("  reports a second at full width", f"{a_second:.0f}")
+    line(
+        "  seconds a report, reports a second at full width",
+        f"{found['pause']:g}, {options.workers / found['pause']:.0f}",
+    )
     line(
         "  trials done a second at full width",
         f"{trials / packs * options.workers / options.pack_seconds:.0f}",
     )
-    if not options.no_tune:
-        show_tune(options.tune_workers, options.reports, a_second)
+    if options.tune_workers:
+        show_tune(options.tune_workers)
     if not options.no_store:
         kinds, count, packs_made = requests_of_a_store(folder / "s3")
         line(f"store: requests of {count} trials in {packs_made} packs", str(sum(kinds.values())))
@@ -216,19 +199,30 @@ def show(options: argparse.Namespace, folder: Path) -> None:
         resume(options.resumed, folder / "resumed")
 
 
-def show_tune(workers: list[int], reports: int, a_second: float) -> None:
-    """Show what Tune takes of the driver for one report, and for all of a thousand workers."""
+def show_tune(workers: list[int]) -> None:
+    """Show how many reports of so many workers the driver takes through Tune, and what that costs it."""
     import ray
 
+    from benchmarks.crowd import crowd
     from bnsweep.runners.joining import start_ray
+    from bnsweep.runners.trainable import STEP_SECONDS, step_seconds
 
+    print(
+        f"{'Ray Tune: workers':<18}{'s a step':>9}{'asked/s':>9}{'taken/s':>9}{'cores':>7}"
+        f"{'ms each':>9}{'waiting':>9}{'start s':>9}{'MB':>6}"
+    )
     start_ray()
     try:
-        _tune_cpu(workers[0], workers[0])  # what is imported and made once
+        crowd(2, 0.1, 3)  # what is imported and made once
         for count in workers:
-            each = tune_cpu_a_report(count, reports)
-            line(f"Ray Tune, {count} workers: driver CPU a report (ms)", f"{1e3 * each:.2f}")
-            line("  cores of the driver at full width", f"{a_second * each:.2f}")
+            for pause in sorted({STEP_SECONDS, step_seconds(count)}):
+                found = crowd(count, pause, max(2, round(CROWD_SECONDS / pause)))
+                each, waiting = 1e3 * found.cores / found.reports, 100 * (1 - found.reports / found.asked)
+                print(
+                    f"{count:<18}{pause:>9g}{found.asked:>9.1f}{found.reports:>9.1f}{found.cores:>7.2f}"
+                    f"{each:>9.2f}{waiting:>8.0f}%{found.started:>9.1f}{found.memory:>6.0f}",
+                    flush=True,
+                )
     finally:
         ray.shutdown()
 
@@ -253,10 +247,14 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--pack-seconds", type=float, default=120.0)
-    parser.add_argument("--reports", type=int, default=2000, help="reports that Tune is timed on")
-    parser.add_argument("--tune-workers", type=int, nargs="+", default=[2, 8, 32], help="workers of Tune")
+    parser.add_argument(
+        "--tune-workers",
+        type=int,
+        nargs="*",
+        default=[8, 200, 1000],
+        help="crowds on Tune; none to leave it out",
+    )
     parser.add_argument("--resumed", type=int, default=10_000, help="trials of the ledger that is resumed")
-    parser.add_argument("--no-tune", action="store_true")
     parser.add_argument("--no-store", action="store_true")
     options = parser.parse_args()
     load = os.getloadavg()[0]

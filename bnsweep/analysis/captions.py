@@ -88,7 +88,8 @@ def common_lr(ranges: FacetRanges) -> str:
     if not any(arm.trains for arm in ranges.arms):
         return f"All arms at learning rate {lr}, the smallest: none trains at any."
     return (
-        f"All arms at learning rate {lr}: of those that most arms have, the largest at which most arms train."
+        f"All arms at learning rate {lr}: of those that most arms have, the largest at which most arms train "
+        "and fewest diverge with every seed."
     )
 
 

@@ -56,6 +56,11 @@ class ArmRange:
         return tuple(lr for lr, mean in pairs if mean.mean > self.threshold)
 
     @property
+    def survives(self) -> tuple[float, ...]:
+        """Learning rates at which not every seed diverged."""
+        return tuple(lr for lr, gone in zip(self.lrs, self.diverged, strict=True) if not all(gone))
+
+    @property
     def decades(self) -> float:
         """Width, in powers of ten, of the unbroken run of ``within`` around the best."""
         inside = [lr in self.within for lr in self.lrs]
@@ -111,12 +116,14 @@ class FacetRanges:
     def common_lr(self) -> float:
         """The learning rate at which arms are best compared.
 
-        The one, among those that most arms have, at which most arms train; of equal ones, the
+        The one, among those that most arms have, at which most arms train; of equal ones, that at which
+        most arms keep a seed that has not diverged, for there is nothing else to see of them; then the
         largest, or the smallest where no arm trains.
         """
         have = {lr: sum(lr in arm.lrs for arm in self.arms) for lr in self.lrs}
         train = {lr: sum(lr in arm.trains for arm in self.arms) for lr in self.lrs}
-        return max(self.lrs, key=lambda lr: (have[lr], train[lr], lr if train[lr] else -lr))
+        seen = {lr: sum(lr in arm.survives for arm in self.arms) for lr in self.lrs}
+        return max(self.lrs, key=lambda lr: (have[lr], train[lr], seen[lr], lr if train[lr] else -lr))
 
     def said_threshold(self) -> str:
         """Say when a learning rate counts as one that trains."""

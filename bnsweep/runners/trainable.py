@@ -104,11 +104,13 @@ class PackTrainable(tune.Trainable):
         self._worker.suspend()
 
 
-def step_seconds(workers: int, reports_a_second: float, longest: float) -> float:
+def step_seconds(
+    workers: int, reports_a_second: float = REPORTS_A_SECOND, longest: float = LONGEST_STEP
+) -> float:
     """Return how many seconds lie between two reports of one of so many workers.
 
     Example:
-        >>> [step_seconds(workers, 100.0, 10.0) for workers in (2, 500, 5000)]
+        >>> [step_seconds(workers) for workers in (2, 500, 5000)]
         [2.0, 5.0, 10.0]
     """
     return min(longest, max(STEP_SECONDS, workers / reports_a_second))

@@ -49,6 +49,15 @@ def test_the_common_lr_is_the_largest_at_which_most_arms_train(ranges):
     assert ranges.common_lr == 0.1
 
 
+@pytest.mark.parametrize(("large", "expected"), [([None, None], 0.01), ([None, 0.2], 0.1)])
+def test_of_equal_learning_rates_one_is_common_at_which_every_arm_can_be_seen(accuracies, large, expected):
+    table = {
+        ("none", 0.01): [0.8, 0.7], ("batch", 0.01): [0.9, 0.9], ("linf", 0.01): [0.2, 0.2],
+        ("none", 0.1): large, ("batch", 0.1): [0.9, 0.9], ("linf", 0.1): [0.8, 0.8],
+    }  # fmt: skip
+    assert facet_ranges(results_table(accuracies(table))).common_lr == expected
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
