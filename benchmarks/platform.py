@@ -7,7 +7,8 @@ Four measurements, on plans whose networks have one layer and train for two step
 - a ledger of as many trials, written directly with the same classes: CPU and wall time of ``plan``,
   ``status`` and ``report``, and of the mirror that sends a ledger of ``--mirrored`` trials to SQLite;
 - the report of a ledger of as many trials whose claims are judged on made-up readings of the probes;
-- the mirror on a small ledger and an MLflow server behind a proxy that counts requests.
+- the mirror on a small ledger and an MLflow server behind a proxy that counts requests; then several
+  mirrors at once, for what one server takes.
 
 CPU is user and system time. The mirror's is that of sending all to a database that is there, less that of
 a second run with nothing to send. Bytecode is cached first, also where ``PYTHONDONTWRITEBYTECODE`` is set.
@@ -26,7 +27,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -118,6 +120,16 @@ def cpu_of(pid: int) -> float:
     """Return the CPU seconds of a live process, its children left out."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def cpu_of_session(leader: int) -> float:
+    """Return the CPU seconds of the live processes of a session."""
+    spent = 0.0
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            fields = entry.read_text().rpartition(")")[2].split()
+            spent += (int(fields[11]) + int(fields[12])) / TICK if int(fields[3]) == leader else 0.0
+    return spent
 
 
 def memory_of(pid: int, name: str) -> int:
@@ -282,23 +294,30 @@ def mirror_cost(trials: int, folder: Path) -> tuple[Spent, float]:
 
 
 @contextmanager
-def counting_server(folder: Path) -> Iterator[tuple[str, Counter[str]]]:
-    """Start an MLflow server behind a proxy; give its address and a count of requests by path."""
+def tracking_server(folder: Path, database: str | None) -> Iterator[Any]:
+    """Start an MLflow server, on SQLite where no database is named."""
     from bnsweep.tracking import start_ui
     from bnsweep.tracking.ui import free_port
 
-    counts: Counter[str] = Counter()
-    port = free_port(0)
-    server = start_ui(f"sqlite:///{folder}/server.db", folder, port)
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), _proxy(port, counts))
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    server = start_ui(database or f"sqlite:///{folder}/server.db", folder, free_port(0))
     try:
         server.wait_ready(300.0)  # type: ignore[union-attr]
+        yield server
+    finally:
+        server.stop()  # type: ignore[union-attr]
+
+
+@contextmanager
+def counting(url: str) -> Iterator[tuple[str, Counter[str]]]:
+    """Put a proxy before a server; give its address and a count of requests by path."""
+    counts: Counter[str] = Counter()
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), _proxy(int(url.rpartition(":")[2]), counts))
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    try:
         yield f"http://127.0.0.1:{proxy.server_address[1]}", counts
     finally:
         proxy.shutdown()
         proxy.server_close()
-        server.stop()  # type: ignore[union-attr]
 
 
 def _proxy(port: int, counts: Counter[str]) -> type[BaseHTTPRequestHandler]:
@@ -395,15 +414,30 @@ def show_claims(trials: int, folder: Path) -> None:
          "goal < 60 at 10 000")  # fmt: skip
 
 
-def show_server(mirrored: int, folder: Path) -> None:
-    """Count the requests of a mirror to a server, and print them."""
-    root, _ = write_ledger(content(mirrored), folder / "served")
-    with counting_server(folder) as (uri, counts):
-        spent = call("bnsweep.tracking", str(root), "--uri", uri)
-    line(f"mirror of {mirrored}, server: requests a trial", f"{sum(counts.values()) / mirrored:.1f}")
-    for name, number in counts.most_common():
-        line(f"  {name}", str(number))
-    line("  mirror CPU a trial, its start-up included (ms)", f"{1e3 * spent.cpu / mirrored:.1f}")
+def show_server(mirrored: int, mirrors: int, database: str | None, folder: Path) -> None:
+    """Count the requests of a mirror to a server; then let several send at once."""
+    counted = min(mirrored, 100)
+    root, _ = write_ledger(content(counted), folder / "served")
+    with tracking_server(folder, database) as server:
+        with counting(server.url) as (uri, counts):
+            spent = call("bnsweep.tracking", str(root), "--uri", uri)
+        line(f"mirror of {counted}, server: requests a trial", f"{sum(counts.values()) / counted:.1f}")
+        for name, number in counts.most_common():
+            line(f"  {name}", str(number))
+        line("  mirror CPU a trial, its start-up included (ms)", f"{1e3 * spent.cpu / counted:.1f}")
+        roots = [
+            write_ledger(content(mirrored, f"crowd-{number}"), folder / "crowd")[0]
+            for number in range(mirrors)
+        ]
+        before = cpu_of_session(server.pid)
+        began = time.monotonic()
+        with ThreadPoolExecutor(mirrors) as pool:
+            list(pool.map(lambda root: call("bnsweep.tracking", str(root), "--uri", server.url), roots))
+        seconds, used = time.monotonic() - began, cpu_of_session(server.pid) - before
+    trials = mirrors * mirrored
+    line(f"{mirrors} mirrors of {mirrored} at once: trials a second", f"{trials / seconds:.1f}")
+    line("  requests a second", f"{sum(counts.values()) / counted * trials / seconds:.1f}")
+    line("  server: cores, CPU a trial (ms)", f"{used / seconds:.2f}, {1e3 * used / trials:.1f}")
 
 
 def main() -> None:
@@ -413,6 +447,8 @@ def main() -> None:
     parser.add_argument("--untracked", action="store_true", help="the real run without its mirror")
     parser.add_argument("--quick", action="store_true", help="40 trials, no server: only to see it work")
     parser.add_argument("--parts", default="run,ledger,claims,server", help="what to measure")
+    parser.add_argument("--mirrors", type=int, default=4, help="mirrors that send to the server at once")
+    parser.add_argument("--database", help="database of the server; SQLite by default")
     options = parser.parse_args()
     trials = 40 if options.quick else options.trials
     mirrored = 40 if options.quick else min(options.mirrored, trials)
@@ -432,7 +468,7 @@ def main() -> None:
         if "claims" in parts:
             show_claims(trials, folder)
         if "server" in parts:
-            show_server(min(mirrored, 100), folder)
+            show_server(mirrored, options.mirrors, options.database, folder)
 
 
 if __name__ == "__main__":

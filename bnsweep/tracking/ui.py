@@ -71,6 +71,7 @@ class UiServer:
     Attributes:
         url: Where it is.
         log: What it says.
+        pid: Its first process, whose session all of them are in.
     """
 
     def __init__(self, uri: str, storage: Path | str, port: int) -> None:
@@ -87,6 +88,7 @@ class UiServer:
                 stderr=log,
                 start_new_session=True,
             )
+        self.pid = self._process.pid
 
     def wait_ready(self, timeout: float = 90.0) -> None:
         """Wait until it answers.

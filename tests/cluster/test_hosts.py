@@ -331,12 +331,38 @@ def test_a_host_that_is_cut_off_is_done_without_and_taken_back(
     network.host("four").ray(network.hosts[0])
 
 
-def test_trials_a_second_with_one_and_two_hosts(
-    network: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+ELSEWHERE = """
+import time
+from torch import nn
+
+
+class Elsewhere(nn.Module):
+    def forward(self, x):
+        if self.training:
+            time.sleep(0.02)
+        return x
+
+
+def elsewhere(n):
+    return Elsewhere()
+"""
+
+
+def test_trials_a_second_with_one_two_and_four_hosts(
+    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lrs = [round(0.01 * number, 2) for number in range(1, 41)]
-    parameters = {**SWEEP["parameters"], "norm": "batch", "lr": lrs, "steps": 3000, "eval_every": 3000}
-    for count in (1, 2):
+    """Hosts share this machine's cores, so their training waits, as for a GPU: 6 s a trial."""
+    (tmp_path / "normsofmine.py").write_text(ELSEWHERE)
+    monkeypatch.chdir(tmp_path)
+    parameters = {
+        **SWEEP["parameters"], "norm": "normsofmine:elsewhere", "steps": 150, "eval_every": 150,
+        "lr": [round(0.01 * number, 2) for number in range(1, 41)],
+    }  # fmt: skip
+    more, rates = [network.host(name) for name in ("five", "six")], {}
+    for count in (1, 2, 4):
+        if count == 4:
+            for host in more:
+                host.ray(network.hosts[0])
         resources = {**SWEEP["resources"], "max_concurrent": count}
         file = write(
             tmp_path, SWEEP, name=f"pace{count}", parameters=parameters, resources=resources, seeds=1
@@ -348,8 +374,18 @@ def test_trials_a_second_with_one_and_two_hosts(
         )  # fmt: skip
         wall, ended = time.monotonic() - began, re.search(r"(\d+) s, 40 trials run", done.stdout)
         assert ended is not None, done.stdout
+        used = {
+            attempt["host"]
+            for record in Ledger(tmp_path / f"pace{count}").records()
+            for attempt in record.attempts
+        }
+        assert len(used) == count
+        rates[count] = 40 / wall
         with capsys.disabled():
             print(f"\n{count} hosts: 40 trials in {wall:.0f} s from the command on, {40 / wall:.2f} a second")
+    for host in more:
+        host.kill()
+    assert rates[2] > 1.3 * rates[1] and rates[4] > 1.3 * rates[2]
 
 
 def test_a_stopped_job_checkpoints_and_is_resumed_and_asked_about_from_afar(
