@@ -51,7 +51,7 @@ def start(large: dict[str, Any], write_sweep: Any, tmp_path: Path) -> Iterator[C
             )  # fmt: skip
         made.append(process)
         end = time.monotonic() + 400
-        while b"trials  " not in log.read_bytes():
+        while b"trials  " not in log.read_bytes() and len(list(tmp_path.glob("at-work.*"))) < 2:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.05)
@@ -101,12 +101,21 @@ def test_the_first_signal_checkpoints_and_exits_3_within_ten_seconds(
 
 
 MINUTES = """
+import os
+from dataclasses import replace
 from bnsweep.cli import main
 from bnsweep.runners import tune
 
 class Minutes(tune.PackTrainable):
-    "A worker that reports as seldom as one of a crowd, and seldomer."
+    "A worker that reports seldomer than one of a crowd, and makes no checkpoint before it is told to."
     reports_a_second, longest_step = 0.01, 300.0
+
+    def setup(self, config, context=None, **more):
+        super().setup(config, context=replace(context, checkpoint_seconds=1e9), **more)
+
+    def step(self):
+        open(os.environ["AT_WORK"] + str(os.getpid()), "w").close()
+        return super().step()
 
 init = tune.TuneRunner.__init__
 
@@ -120,8 +129,12 @@ raise SystemExit(main())
 
 
 @pytest.mark.ray
-def test_a_stop_reaches_workers_in_the_middle_of_a_step_of_minutes(start: Any, tmp_path: Path) -> None:
+def test_a_stop_reaches_workers_in_the_middle_of_a_step_of_minutes(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AT_WORK", f"{tmp_path}/at-work.")
     process = start(program=("-c", MINUTES))
+    time.sleep(5)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 3, (tmp_path / "log").read_text()
