@@ -36,6 +36,7 @@ class Pausing(tune.Trainable):
     def setup(
         self, config: dict[str, Any], context: Any = None, barrier: Any = None, workers: int = 1
     ) -> None:
+        self.barrier = barrier
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -70,6 +71,7 @@ class Host:
         if method.startswith("__"):
             return None
         if method == "train":
+            await self.workers[number].barrier.present.remote(str(number), 60.0)
             await asyncio.sleep(self.pause)
         return getattr(self.workers[number], method)(*args, **kwargs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -21,22 +22,25 @@ class Barrier:
     """
 
     def __init__(self) -> None:
-        self.seen: set[str] = set()
+        self.heard: dict[str, float] = {}
         self.supplies = 0
         self.halted = False
         self._changed = asyncio.Condition()
 
     async def call_in(self, worker: str, workers: int, seconds: float) -> int:
         """Note that a worker is there, and wait for ``workers`` of them; return how many are."""
-        self.seen.add(worker)
-        if len(self.seen) >= workers:
+        self.heard[worker] = time.monotonic()
+        if len(self.heard) >= workers:
             await self._tell()
-        await self._until(lambda: len(self.seen) >= workers, seconds)
-        return len(self.seen)
+        await self._until(lambda: len(self.heard) >= workers, seconds)
+        return len(self.heard)
 
-    async def present(self) -> int:
-        """Return how many workers have called in."""
-        return len(self.seen)
+    async def present(self, worker: str, seconds: float) -> int:
+        """Note that a worker is there; return of how many that was heard in so many seconds."""
+        now = time.monotonic()
+        self.heard[worker] = now
+        self.heard = {name: moment for name, moment in self.heard.items() if now - moment <= seconds}
+        return len(self.heard)
 
     async def supply(self) -> None:
         """Note that there is more to do."""

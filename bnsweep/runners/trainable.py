@@ -25,7 +25,8 @@ REPORTS_A_SECOND = 100.0
 hundred workers on, each reports the less often the more there are."""
 
 BARRIER_SECONDS = 60.0
-"""Seconds that a worker's call waits at the barrier at most, so that one of a lost worker ends."""
+"""Seconds that a worker's call waits at the barrier at most, so that one of a lost worker ends; and for
+which a worker counts that says nothing."""
 
 
 class PackTrainable(tune.Trainable):
@@ -49,6 +50,8 @@ class PackTrainable(tune.Trainable):
         assert context is not None
         self._worker = PackWorker(context)
         self._barrier, self._workers, self._called_in = barrier, workers, False
+        self._name: str = ray.get_runtime_context().get_worker_id()
+        self._present = 0
         self._halting: Any = None
         self.reset_config(config)
 
@@ -60,8 +63,10 @@ class PackTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train for two seconds, or longer where there are many workers, and say where this one stands."""
         self._wait_for_the_others()
-        workers = answer(self._barrier.present.remote()) or 0
-        deadline = time.monotonic() + step_seconds(workers, self.reports_a_second, self.longest_step)
+        count = answer(self._barrier.present.remote(self._name, BARRIER_SECONDS))
+        self._present = self._present if count is None else count
+        began = time.monotonic()
+        deadline = began + step_seconds(self._present, self.reports_a_second, self.longest_step)
         results: list[dict[str, Any]] = []
         while self._worker.busy or self._queue:
             taken = None if self._worker.busy else self._worker.take(self._queue.pop(0))
@@ -71,6 +76,8 @@ class PackTrainable(tune.Trainable):
             results.append(progress.to_dict())
             if progress.value is not None or time.monotonic() >= deadline or self._halted():
                 break  # the driver decides before the next step
+            if progress.finished and time.monotonic() >= began + STEP_SECONDS:
+                break  # should the next pack end this process, the driver knows that it was not this one
         done = not self._worker.busy and not self._queue and not self._held(deadline)
         return {"progress": results, "done": done}
 
@@ -80,7 +87,7 @@ class PackTrainable(tune.Trainable):
         if not told:
             return False
         halted = answer(self._halting)
-        if halted == 0:
+        if not halted:
             self._halting = self._barrier.halting.remote(BARRIER_SECONDS)
         return bool(halted)
 
@@ -89,15 +96,17 @@ class PackTrainable(tune.Trainable):
             return
         self._called_in = True
         self._halting = self._barrier.halting.remote(BARRIER_SECONDS)
-        worker = ray.get_runtime_context().get_worker_id()
-        answer(self._barrier.call_in.remote(worker, self._workers, BARRIER_SECONDS))
+        answer(self._barrier.call_in.remote(self._name, self._workers, BARRIER_SECONDS))
 
     def _held(self, deadline: float) -> bool:
         """Wait for the driver to have more to do; whether it has not."""
         if self._hold is None:
             return False
         count = answer(self._barrier.supplied.remote(self._hold, max(0.0, deadline - time.monotonic())))
-        return count is not None and count <= self._hold  # without a barrier the driver is asked itself
+        if count is None:  # without a barrier the driver is asked itself, now and then
+            time.sleep(max(0.0, deadline - time.monotonic()))
+            return False
+        return count <= int(self._hold)
 
     def cleanup(self) -> None:
         """Checkpoint what is under way, so that the next run goes on from here."""

@@ -16,7 +16,7 @@ import pytest
 from bnsweep import api
 from bnsweep.runners import FixedPacks, LocalRunner, Progress
 from bnsweep.runners.source import Unit
-from bnsweep.runners.tune import PackSearcher
+from bnsweep.runners.tune import PackSearcher, _Watch
 from bnsweep.sweep.ledger import Ledger
 
 pytestmark = [
@@ -171,6 +171,18 @@ def test_lost_machines_and_deaths_at_different_steps_are_not_the_packs_fault() -
         searcher.steps["a"] = attempt
         searcher.lost(f"t{attempt}", "The actor is dead because its worker process has died.")
     assert not source.given_up
+
+
+def test_workers_are_told_to_stop_when_tune_saves_after_its_last_step_and_not_before() -> None:
+    halts: list[int] = []
+    searcher = PackSearcher(Given("a"), workers=1, halt=lambda: halts.append(1))
+    watch = _Watch(searcher, lambda _: None)
+    watch.on_step_begin(1, [])
+    searcher.save("anywhere")
+    watch.on_step_end(1, [])
+    assert not halts
+    searcher.save("anywhere")
+    assert halts == [1]
 
 
 def test_short_packs_are_bundled() -> None:
