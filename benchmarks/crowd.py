@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,9 +26,6 @@ from bnsweep.runners import FixedPacks, Progress, WorkerContext
 from bnsweep.runners.tune import TuneRunner
 
 STEPS = "BNSWEEP_CROWD_STEPS"
-
-PACKS = 4
-"""Packs of one worker, so that the crowd is whole for most of the time."""
 
 
 class Pausing(tune.Trainable):
@@ -127,7 +125,7 @@ class Crowd:
 
     Attributes:
         asked: Reports a second that the workers would send if none waited for the driver.
-        reports: Reports a second that the driver took.
+        reports: Reports a second that the driver took, by the time from one report of a worker to its next.
         cores: Cores that the driver's process used.
         started: Seconds until the last worker had reported.
         memory: MB that the driver's process grew by.
@@ -141,9 +139,9 @@ class Crowd:
 
 
 def crowd(workers: int, pause: float, steps: int) -> Crowd:
-    """Run ``PACKS`` packs a worker of ``steps`` steps each and return what it took of the driver.
+    """Run a pack of ``steps`` steps on every worker and return what it took of the driver.
 
-    Counted is from when every worker has reported once until the first pack is the last of its worker's.
+    Counted is from when every worker has reported once until the first has ended.
 
     Args:
         workers: Workers at once.
@@ -153,25 +151,22 @@ def crowd(workers: int, pause: float, steps: int) -> Crowd:
     Raises:
         RuntimeError: If the crowd was never whole.
     """
-    seen: set[str] = set()
+    heard: dict[str, float] = {}
+    cycles: list[float] = []
     moments: list[tuple[float, float]] = []
-    reports = finished = 0
     began, memory = time.monotonic(), _memory()
 
     def report(progress: Progress) -> None:
-        nonlocal reports, finished
-        seen.add(progress.pack_id)
-        finished += progress.finished
+        now = time.monotonic()
         if len(moments) == 1:
-            reports += 1
-        if (len(moments) == 0 and len(seen) >= workers) or (
-            len(moments) == 1 and finished >= (PACKS - 1) * workers
-        ):
-            moments.append((time.monotonic(), _cpu()))
+            cycles.append(now - heard[progress.pack_id])
+        heard[progress.pack_id] = now
+        if (not moments and len(heard) >= workers) or (len(moments) == 1 and progress.finished):
+            moments.append((now, _cpu()))
 
     runner = TuneRunner((os.cpu_count() or 1) / (workers + 1), 0, workers)
     runner.trainable = Pausing
-    packs = FixedPacks([f"{number:016x}" for number in range(PACKS * workers)], None)
+    packs = FixedPacks([f"{number:016x}" for number in range(workers)], None)
     with hosted(pause, steps):
         runner.run(packs, WorkerContext(ledger="nowhere"), report)
     if len(moments) < 2:
@@ -179,7 +174,7 @@ def crowd(workers: int, pause: float, steps: int) -> Crowd:
     (first, used), (last, used_then) = moments
     return Crowd(
         workers / pause,
-        reports / (last - first),
+        workers / statistics.mean(cycles),
         (used_then - used) / (last - first),
         first - began,
         _memory() - memory,

@@ -28,8 +28,8 @@ from typing import Any
 from benchmarks.platform import content, line, write_ledger
 from benchmarks.resume import bucket
 
-CROWD_SECONDS = 20.0
-"""Seconds that a pack of a worker of the crowd takes."""
+CROWD_SECONDS = 60.0
+"""Seconds that a pack of the crowd takes at least."""
 
 
 def cpu() -> float:
@@ -216,7 +216,7 @@ def show_tune(workers: list[int]) -> None:
         crowd(2, 0.1, 3)  # what is imported and made once
         for count in workers:
             for pause in sorted({STEP_SECONDS, step_seconds(count)}):
-                found = crowd(count, pause, max(2, round(CROWD_SECONDS / pause)))
+                found = crowd(count, pause, max(4, round(CROWD_SECONDS / pause)))
                 each, waiting = 1e3 * found.cores / found.reports, 100 * (1 - found.reports / found.asked)
                 print(
                     f"{count:<18}{pause:>9g}{found.asked:>9.1f}{found.reports:>9.1f}{found.cores:>7.2f}"

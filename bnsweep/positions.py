@@ -1,6 +1,6 @@
 """Where the workers of a run stand, told through the ledger, so that others can see it from anywhere.
 
-The driver hears of every worker every two to ten seconds and writes one small file at most every few seconds.
+The driver hears of a worker every two to thirty seconds and writes one small file at most every few seconds.
 It is a message to people: a lost one costs nothing, and no decision is made by it.
 """
 

@@ -17,12 +17,12 @@ __all__ = ["PackTrainable", "step_seconds"]
 STEP_SECONDS = 2.0
 """Wall time after which a worker looks up: short enough that a stop reaches it before Tune kills it."""
 
-LONGEST_STEP = 10.0
+LONGEST_STEP = 30.0
 """Most seconds between two reports of a worker."""
 
-REPORTS_A_SECOND = 100.0
-"""Reports that all workers together send, half of what Tune took in ``python -m benchmarks.scale``; from two
-hundred workers on, each reports the less often the more there are."""
+REPORTS_A_SECOND = 50.0
+"""Reports that all workers together send, a ninth of what Tune took of a thousand workers on a machine of
+its own (``python -m benchmarks.scale``): from a hundred on, each reports the less often the more there are."""
 
 BARRIER_SECONDS = 60.0
 """Seconds that a worker's call waits at the barrier at most, so that one of a lost worker ends; and for
@@ -120,6 +120,6 @@ def step_seconds(
 
     Example:
         >>> [step_seconds(workers) for workers in (2, 500, 5000)]
-        [2.0, 5.0, 10.0]
+        [2.0, 10.0, 30.0]
     """
     return min(longest, max(STEP_SECONDS, workers / reports_a_second))

@@ -28,7 +28,7 @@ def test_simulated_workers_do_every_pack(tmp_path: Path) -> None:
 def test_a_crowd_is_at_work_at_once_and_its_reports_are_counted() -> None:
     start_ray()
     try:
-        found = crowd(6, 0.5, 4)
+        found = crowd(6, 0.5, 10)
     finally:
         ray.shutdown()
     assert found.asked == 12.0
