@@ -21,8 +21,8 @@ LONGEST_STEP = 30.0
 """Most seconds between two reports of a worker."""
 
 REPORTS_A_SECOND = 50.0
-"""Reports that all workers together send, a ninth of what Tune took of a thousand workers on a machine of
-its own (``python -m benchmarks.scale``): from a hundred on, each reports the less often the more there are."""
+"""Reports that all workers together send, a ninth of what Tune took of a thousand on a quiet machine
+(``python -m benchmarks.scale``): from a hundred workers on, each reports the rarer the more there are."""
 
 BARRIER_SECONDS = 60.0
 """Seconds that a worker's call waits at the barrier at most, so that one of a lost worker ends; and for
