@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import statistics
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from ray import tune
 from ray.actor import ActorClass
 from ray.tune.execution import class_cache
 
+from benchmarks.scale import cpu, memory_mb
 from bnsweep.runners import FixedPacks, Progress, WorkerContext
 from bnsweep.runners.tune import TuneRunner
 
@@ -154,7 +154,7 @@ def crowd(workers: int, pause: float, steps: int) -> Crowd:
     heard: dict[str, float] = {}
     cycles: list[float] = []
     moments: list[tuple[float, float]] = []
-    began, memory = time.monotonic(), _memory()
+    began, memory = time.monotonic(), memory_mb()
 
     def report(progress: Progress) -> None:
         now = time.monotonic()
@@ -162,7 +162,7 @@ def crowd(workers: int, pause: float, steps: int) -> Crowd:
             cycles.append(now - heard[progress.pack_id])
         heard[progress.pack_id] = now
         if (not moments and len(heard) >= workers) or (len(moments) == 1 and progress.finished):
-            moments.append((now, _cpu()))
+            moments.append((now, cpu()))
 
     runner = TuneRunner((os.cpu_count() or 1) / (workers + 1), 0, workers)
     runner.trainable = Pausing
@@ -177,14 +177,5 @@ def crowd(workers: int, pause: float, steps: int) -> Crowd:
         workers / statistics.mean(cycles),
         (used_then - used) / (last - first),
         first - began,
-        _memory() - memory,
+        memory_mb() - memory,
     )
-
-
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def _memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

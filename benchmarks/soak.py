@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from benchmarks.chaos import journal
 from benchmarks.chaos.processes import MARK, Server, kill, marked
@@ -228,12 +229,21 @@ def table(samples: list[Sample], hours: float) -> list[str]:
 
 
 def ray_alone(starts: int) -> None:
-    """Print what Ray alone leaves in a process that starts it with two actors and ends it, repeatedly."""
+    """Print what Ray and Tune alone leave in a process that starts and ends them repeatedly.
+
+    Each time an actor stands by and two trials of three steps are run, as in a small sweep, without a line of
+    this project.
+    """
     import ray
+    from ray import tune
 
     class Actor:
-        def answer(self) -> float:
-            return _rss_mb()
+        def answer(self) -> int:
+            return os.getpid()
+
+    class Steps(tune.Trainable):
+        def step(self) -> dict[str, Any]:
+            return {"done": self.training_iteration >= 2}
 
     with _place() as folder:
         for number in range(starts + 1):
@@ -241,13 +251,24 @@ def ray_alone(starts: int) -> None:
                 ray.init(
                     "local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=str(folder)
                 )
-                actors = [ray.remote(Actor).remote() for _ in range(2)]
-                ray.get([actor.answer.remote() for actor in actors])
-                del actors
+                actor = ray.remote(num_cpus=0)(Actor).remote()
+                ray.get(actor.answer.remote())
+                tune.Tuner(
+                    tune.with_resources(Steps, {"cpu": 1}),
+                    tune_config=tune.TuneConfig(num_samples=2),
+                    run_config=tune.RunConfig(
+                        storage_path=str(folder / "tune"),
+                        verbose=0,
+                        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                    ),
+                ).fit()
+                del actor
                 ray.shutdown()
             gc.collect()
             files, sockets = _open_files()
-            print(f"  {number} starts of Ray: {files} files, {sockets} sockets, {_rss_mb():.0f} MB")
+            print(
+                f"  {number} starts of Ray: {files} files, {sockets} sockets, {_rss_mb():.0f} MB", flush=True
+            )
 
 
 @contextmanager
@@ -286,7 +307,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="rounds at least, whatever the minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ray-every", type=int, default=RAY_EVERY, help="0 for rounds without Ray")
-    parser.add_argument("--ray-alone", type=int, help="only start and end Ray so many times, without a sweep")
+    parser.add_argument(
+        "--ray-alone", type=int, help="only start and end Ray and Tune so many times, without a sweep"
+    )
     options = parser.parse_args()
     if options.ray_alone:
         ray_alone(options.ray_alone)
