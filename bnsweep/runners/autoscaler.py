@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import ray
-
 __all__ = ["adds_machines", "autoscaler_state", "never_fits"]
 
 
-def autoscaler_state(address: str) -> Any:
+def autoscaler_state() -> Any:
     """Return the cluster's state with what its autoscaler last reported; ``None`` where there is none."""
-    from ray import _raylet
+    from ray._private.worker import global_worker
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
-    where = address or ray.get_runtime_context().gcs_address
     reply = GetClusterStatusReply()
     try:
-        client = _raylet.GcsClient(address=where)  # type: ignore[attr-defined]
+        client = global_worker.gcs_client  # one of our own would leave its socket behind
         reply.ParseFromString(client.get_cluster_status(timeout_s=10))
     except Exception:
         return None

@@ -74,7 +74,7 @@ class Cluster:
     @property
     def grows(self) -> bool:
         """Whether an autoscaler adds machines."""
-        return adds_machines(autoscaler_state(self.address))
+        return adds_machines(autoscaler_state())
 
     # -- what must hold --------------------------------------------------------------------------
 
@@ -312,7 +312,7 @@ class Cluster:
         while not ray.wait([task], timeout=2.0)[0]:
             if time.monotonic() - began > self.patience:
                 raise TimeoutError(f"no place was free for a worker within {self.patience:.0f} s")
-            if not self.slots(cpus, gpus) and never_fits(autoscaler_state(self.address), cpus, gpus):
+            if not self.slots(cpus, gpus) and never_fits(autoscaler_state(), cpus, gpus):
                 raise BnsweepError(_no_place(cpus, gpus, self.nodes, grows=True))
             if time.monotonic() - told > TELL_SECONDS or (told == began and time.monotonic() - began > 5):
                 told = time.monotonic()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +265,11 @@ class TuneRunner:
             workers = min(most, source.width)
             barrier = make_barrier(workers)
             searcher = PackSearcher(source, workers, barrier.supply.remote, barrier.halt.remote)
-            self._fit(searcher, context, report, barrier, str(folder), min(slots, searcher.workers))
+            try:
+                self._fit(searcher, context, report, barrier, str(folder), min(slots, searcher.workers))
+            finally:
+                with suppress(Exception):  # Ray itself may be gone
+                    ray.kill(barrier)  # one that is only let go of leaves a socket here
             if searcher.broken:
                 raise searcher.broken
             return searcher.idle

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,3 +55,38 @@ def test_what_a_killed_driver_leaves_is_removed_by_the_next(
         assert len(list(tmp_path.glob(f"bnsweep-p{alive.pid}*"))) == 2
     alive.communicate()
     assert sorted(tmp_path.iterdir()) == sorted(of_others)
+
+
+SWEEPS = """
+import copy, gc, json, os, sys
+from bnsweep import api
+from bnsweep.runners.joining import start_ray
+from bnsweep.runners.tune import TuneRunner
+
+if __name__ == "__main__":
+    import ray
+
+    start_ray()
+    sweep, storage = json.loads(sys.argv[1]), sys.argv[2]
+    for number in range(5):
+        outcome = api.run(sweep, storage=f"{storage}/{number}", runner=TuneRunner(1, 0, 2))
+        assert outcome.exit_code == 0
+        gc.collect()
+        print("open", len(os.listdir("/proc/self/fd")), flush=True)
+    ray.shutdown()
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_sweeps_on_a_ray_that_stays_leave_no_open_file(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["resources"] = {"cpus": 1, "pack_size": 2, "kernel": "loop"}
+    done = subprocess.run(
+        [sys.executable, "-c", SWEEPS, json.dumps(tiny), str(tmp_path)],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    counts = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("open ")]
+    assert len(counts) == 5
+    assert counts[-1] <= counts[1], counts
