@@ -22,13 +22,9 @@ __all__ = [
     "PERMUTATION_SEEDS",
     "PairedTest",
     "holm",
-    "improvement_interval",
-    "interquartile_mean",
-    "iqm_interval",
     "paired_interval",
     "paired_test",
     "power",
-    "probability_of_improvement",
     "seeds_needed",
     "smallest_excess",
 ]
@@ -323,92 +319,3 @@ def seeds_needed(
         else:
             high = middle
     return high if high <= MOST_SEEDS else None
-
-
-def interquartile_mean(scores: np.ndarray) -> float:
-    """Return the mean of the middle half of all scores, runs and tasks pooled [1].
-
-    Args:
-        scores: ``[runs, tasks]``; here a task is a learning rate.
-
-    Example:
-        >>> import numpy as np
-        >>> interquartile_mean(np.array([[0.0], [1.0], [3.0], [100.0]]))
-        2.0
-
-    References:
-        [1] Agarwal et al. Deep Reinforcement Learning at the Edge of the Statistical Precipice.
-        2021. https://arxiv.org/abs/2108.13264
-    """
-    from scipy.stats import trim_mean
-
-    return float(trim_mean(scores, 0.25, axis=None))
-
-
-def iqm_interval(scores: np.ndarray, rng: np.random.Generator, resamples: int = 2_000) -> tuple[float, float]:
-    """Return the 95 % percentile interval of :func:`interquartile_mean`, runs resampled in each task.
-
-    The stratified bootstrap of rliable: descriptive, for at five runs it covers less than it says.
-
-    Args:
-        scores: ``[runs, tasks]``.
-        rng: Draws the resamples.
-        resamples: How many.
-    """
-    from scipy.stats import bootstrap, trim_mean
-
-    def statistic(*tasks: np.ndarray, axis: int = -1) -> np.ndarray:
-        import numpy as np
-
-        return np.asarray(trim_mean(np.concatenate(tasks, axis=axis), 0.25, axis=axis))
-
-    found = bootstrap(
-        tuple(scores.T), statistic, n_resamples=resamples, method="percentile",
-        confidence_level=LEVEL, vectorized=True, rng=rng,
-    ).confidence_interval  # fmt: skip
-    return float(found.low), float(found.high)
-
-
-def probability_of_improvement(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the probability that a run of ``first`` beats one of ``second``, averaged over tasks.
-
-    Ties count half; it is the Mann-Whitney statistic divided by the number of pairs, as in rliable.
-
-    Args:
-        first: ``[runs, tasks]``.
-        second: ``[runs, tasks]``.
-
-    Example:
-        >>> import numpy as np
-        >>> probability_of_improvement(np.array([[1.0], [2.0]]), np.array([[0.0], [2.0]]))
-        0.625
-    """
-    from scipy.stats import mannwhitneyu
-
-    pairs = len(first) * len(second)
-    found = [mannwhitneyu(a, b).statistic / pairs for a, b in zip(first.T, second.T, strict=True)]
-    return float(sum(found) / len(found))
-
-
-def improvement_interval(
-    first: np.ndarray, second: np.ndarray, rng: np.random.Generator, resamples: int = 2_000
-) -> tuple[float, float]:
-    """Return the 95 % percentile interval of :func:`probability_of_improvement`.
-
-    Runs of both are drawn again with replacement, independently within each task, as in rliable.
-
-    Args:
-        first: ``[runs, tasks]``.
-        second: ``[runs, tasks]``.
-        rng: Draws the resamples.
-        resamples: How many.
-    """
-    import numpy as np
-
-    total = np.zeros(resamples)
-    for a, b in zip(first.T, second.T, strict=True):
-        wins = (a[:, None] > b[None, :]) + 0.5 * (a[:, None] == b[None, :])
-        rows, columns = (rng.multinomial(len(x), np.full(len(x), 1 / len(x)), resamples) for x in (a, b))
-        total += ((rows @ wins) * columns).sum(axis=1) / wins.size
-    low, high = np.quantile(total / first.shape[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)

@@ -104,7 +104,7 @@ class PackTrainable(tune.Trainable):
             return False
         count = answer(self._barrier.supplied.remote(self._hold, max(0.0, deadline - time.monotonic())))
         if count is None:  # without a barrier the driver is asked itself, now and then
-            time.sleep(max(0.0, deadline - time.monotonic()))
+            time.sleep(max(0.0, min(STEP_SECONDS, deadline - time.monotonic())))
             return False
         return count <= int(self._hold)
 

@@ -92,14 +92,14 @@ def test_the_study_is_shown_while_the_search_runs(shown, world):
 PLOTS = ("optimization_history", "param_importances", "parallel_coordinate", "slice", "contour", "edf")
 
 
-def plotted(uri: str) -> None:
-    """Load the study as a user would, and let Optuna draw it."""
+def plotted(uri: str) -> list[str]:
+    """Load the study as a user would, and let Optuna draw it; return the plots that were drawn."""
     import matplotlib.pyplot as plt
     from optuna.visualization import matplotlib as drawing
 
     with closing(open_storage(uri)) as storage:
         study = optuna.load_study(study_name="s", storage=storage)
-        params = {"lr", "momentum"}
+        params, drawn = {"lr", "momentum"}, []
         for name in PLOTS:
             axes = getattr(drawing, f"plot_{name}")(study)
             panels = axes.flat if hasattr(axes, "flat") else [axes]
@@ -109,6 +109,8 @@ def plotted(uri: str) -> None:
             elif name in ("slice", "contour", "param_importances"):
                 assert all(param in text for param in params), (name, text)
             plt.close("all")
+            drawn.append(name)
+    return drawn
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -116,7 +118,7 @@ def test_optuna_draws_what_is_shown(shown, world):
     made, uri = shown
     world.run(made.search(12))
     show(made, uri)
-    plotted(uri)
+    assert plotted(uri) == list(PLOTS)
 
 
 def test_it_is_brought_up_to_date_without_doubles(shown, world):
@@ -346,6 +348,6 @@ def test_a_study_in_postgresql_survives_its_server(world, postgres):
         ended = mirror.finish()
     assert ended.error == "" and ended.shown == 12
     assert same(postgres.uri, search)
-    plotted(postgres.uri)
+    assert plotted(postgres.uri) == list(PLOTS)
     for path in made.ledger.root.rglob("*.*"):
         assert path.is_dir() or b"hush-hush" not in path.read_bytes()

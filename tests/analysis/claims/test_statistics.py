@@ -7,16 +7,18 @@ import pytest
 from scipy import stats
 
 from benchmarks import calibration
-from bnsweep.analysis.claims.final_scores import largest_lr, lr_sensitivity, width_near_best
-from bnsweep.analysis.statistics import (
-    holm,
+from bnsweep.analysis.aggregates import (
     improvement_interval,
     interquartile_mean,
     iqm_interval,
+    probability_of_improvement,
+)
+from bnsweep.analysis.claims.final_scores import largest_lr, lr_sensitivity, width_near_best
+from bnsweep.analysis.statistics import (
+    holm,
     paired_interval,
     paired_test,
     power,
-    probability_of_improvement,
     seeds_needed,
     smallest_excess,
 )
