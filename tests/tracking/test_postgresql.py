@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from mlflow import MlflowClient
 
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.tracking.process import quiet_environment
@@ -47,3 +48,5 @@ def test_as_on_sqlite(
     test: Callable[[Ledger, str, Commit], None], ledger: Ledger, database: str, complete: Commit
 ) -> None:
     test(ledger, database, complete)
+    names = {experiment.name for experiment in MlflowClient(tracking_uri=database).search_experiments()}
+    assert names - {"Default"}, "the runs went to this database"
