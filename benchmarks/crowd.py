@@ -23,6 +23,7 @@ from ray.tune.execution import class_cache
 
 from benchmarks.scale import cpu, memory_mb
 from bnsweep.runners import FixedPacks, Progress, WorkerContext
+from bnsweep.runners.barrier import find_barrier
 from bnsweep.runners.tune import TuneRunner
 
 STEPS = "BNSWEEP_CROWD_STEPS"
@@ -31,10 +32,8 @@ STEPS = "BNSWEEP_CROWD_STEPS"
 class Pausing(tune.Trainable):
     """A worker that waits, and says how far its pack is."""
 
-    def setup(
-        self, config: dict[str, Any], context: Any = None, barrier: Any = None, workers: int = 1
-    ) -> None:
-        self.barrier = barrier
+    def setup(self, config: dict[str, Any], context: Any = None, barrier: str = "", workers: int = 1) -> None:
+        self.barrier = find_barrier(barrier)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

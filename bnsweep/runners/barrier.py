@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-__all__ = ["Barrier", "answer", "make_barrier"]
+__all__ = ["Barrier", "answer", "find_barrier", "make_barrier"]
 
 
 class Barrier:
@@ -75,19 +76,45 @@ class Barrier:
             await asyncio.wait_for(wait(), seconds)
 
 
-def make_barrier(workers: int) -> Any:
+def make_barrier(workers: int) -> tuple[Any, str]:
     """Start a barrier on the driver's node, so that no other node takes it along when it is lost.
 
     Args:
         workers: Most workers at once; two calls of each may wait here.
+
+    Returns:
+        Its handle, and the name by which workers find it. What a worker's class holds, Ray keeps in the
+        driver for good; a handle that outlives Ray's end leaves a socket there.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     places = 2 * workers + 100  # and the driver's, and those of workers that were lost
-    return ray.remote(num_cpus=0, scheduling_strategy=here, max_concurrency=places)(Barrier).remote()
+    name = f"bnsweep-barrier-{secrets.token_hex(8)}"
+    made = ray.remote(num_cpus=0, scheduling_strategy=here, max_concurrency=places, name=name)(Barrier)
+    return made.remote(), name
+
+
+class _Absent:
+    """Stands for a barrier that is no more: nothing that it is asked is answered."""
+
+    def __getattr__(self, call: str) -> _Absent:
+        return self
+
+    def remote(self, *values: Any) -> None:
+        return None
+
+
+def find_barrier(name: str) -> Any:
+    """Return the handle of a barrier, from within a worker."""
+    try:
+        return ray.get_actor(name)
+    except ValueError:  # its process has died
+        return _Absent()
 
 
 def answer(asked: Any) -> int | None:
     """Return what a barrier answers; ``None`` where its process has died, which is no worker's fault."""
+    if asked is None:
+        return None
     try:
         return int(ray.get(asked))
     except ray.exceptions.RayActorError:

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from .barrier import answer
+from .barrier import answer, find_barrier
 from .messages import WorkerContext
 from .work import PackWorker
 
@@ -43,13 +43,13 @@ class PackTrainable(tune.Trainable):
         self,
         config: dict[str, Any],
         context: WorkerContext | None = None,
-        barrier: Any = None,
+        barrier: str = "",
         workers: int = 1,
     ) -> None:
         """Open the ledger; called once in a worker's life."""
         assert context is not None
         self._worker = PackWorker(context)
-        self._barrier, self._workers, self._called_in = barrier, workers, False
+        self._barrier, self._workers, self._called_in = find_barrier(barrier), workers, False
         self._name: str = ray.get_runtime_context().get_worker_id()
         self._present = 0
         self._halting: Any = None
@@ -83,8 +83,7 @@ class PackTrainable(tune.Trainable):
 
     def _halted(self) -> bool:
         """Whether the driver was told to stop; without a barrier that is known at the step's end only."""
-        told, _ = ray.wait([self._halting], timeout=0)
-        if not told:
+        if self._halting is None or not ray.wait([self._halting], timeout=0)[0]:
             return False
         halted = answer(self._halting)
         if not halted:

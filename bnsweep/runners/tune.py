@@ -7,6 +7,7 @@ ledger, so a suggestion is a list of pack ids or calibrations, and a result a ha
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -81,6 +82,10 @@ class PackSearcher(Searcher):
         self.durations: list[float] = []
         self.supplies = 0
         self.stepping = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the actor's handle where Tune pickles what it was given: Ray keeps a copied handle."""
+        return {**self.__dict__, "supply": None, "halt": None}
 
     @property
     def idle(self) -> bool:
@@ -261,18 +266,27 @@ class TuneRunner:
             ServiceError: If Ray does not start or does not answer.
         """
         with driver_folder() as folder, _ray(folder):
-            slots, most = self._slots()
-            workers = min(most, source.width)
-            barrier = make_barrier(workers)
-            searcher = PackSearcher(source, workers, barrier.supply.remote, barrier.halt.remote)
             try:
-                self._fit(searcher, context, report, barrier, str(folder), min(slots, searcher.workers))
+                broken, idle = self._do(source, context, report, str(folder))
             finally:
-                with suppress(Exception):  # Ray itself may be gone
-                    ray.kill(barrier)  # one that is only let go of leaves a socket here
-            if searcher.broken:
-                raise searcher.broken
-            return searcher.idle
+                gc.collect()  # a handle of an actor that outlives the end of Ray leaves a socket here
+        if broken:
+            raise broken
+        return idle
+
+    def _do(
+        self, source: Source, context: WorkerContext, report: Report, folder: str
+    ) -> tuple[LedgerError | None, bool]:
+        slots, most = self._slots()
+        workers = min(most, source.width)
+        barrier, name = make_barrier(workers)
+        searcher = PackSearcher(source, workers, barrier.supply.remote, barrier.halt.remote)
+        try:
+            self._fit(searcher, context, report, name, folder, min(slots, workers))
+        finally:
+            with suppress(Exception):  # Ray itself may be gone
+                ray.kill(barrier)  # one that is only let go of leaves a socket here
+        return searcher.broken, searcher.idle
 
     def _slots(self) -> tuple[int, int]:
         """Count the workers that fit now, and those that may be asked for, before anything waits for a place.
@@ -293,13 +307,13 @@ class TuneRunner:
         searcher: PackSearcher,
         context: WorkerContext,
         report: Report,
-        barrier: Any,
+        barrier: str,
         folder: str,
         present: int,
     ) -> None:
         workers = searcher.workers
         trainable = tune.with_resources(
-            tune.with_parameters(self.trainable, context=context, barrier=barrier, workers=present),
+            _bound(self.trainable, context=context, barrier=barrier, workers=present),
             {"cpu": self.cpus, "gpu": self.gpus},
         )
         tuner = tune.Tuner(
@@ -317,6 +331,21 @@ class TuneRunner:
             ),
         )
         tuner.fit()
+
+
+def _bound(trainable: type[tune.Trainable], **parameters: Any) -> type[tune.Trainable]:
+    """Return a trainable whose ``setup`` is given ``parameters``.
+
+    What ``tune.with_parameters`` is given stays in this process and in Ray's object store for good, held by
+    a hook of Ray.
+    """
+
+    class Bound(trainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            super().setup(config, **parameters)
+
+    Bound.__name__ = trainable.__name__
+    return Bound
 
 
 def _machine_lost(cause: str) -> bool:

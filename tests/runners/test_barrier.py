@@ -100,7 +100,7 @@ class Asked:
 @pytest.fixture
 def worker() -> Any:
     made = PackTrainable.__new__(PackTrainable)
-    made._barrier, made._halting, made._hold = Asked(), None, 3
+    made._barrier, made._halting, made._hold = Asked(), "asked", 3
     return made
 
 
