@@ -18,13 +18,14 @@ from bnsweep.positions import Positions
 from bnsweep.sweep import Plan, SweepSpec
 from bnsweep.sweep.forecast import Measured
 from bnsweep.sweep.objectives import Goal
+from bnsweep.sweep.packs import device_name
 from bnsweep.sweep.places import Place
 from bnsweep.sweep.plan import expander, kinds_of_trials
 from bnsweep.trial import TrialConfig
 
 if TYPE_CHECKING:
     from bnsweep.analysis import Report
-    from bnsweep.runners import Preflight, Progress, Site, Source, WorkerContext
+    from bnsweep.runners import GpuType, Preflight, Progress, Site, Source, WorkerContext
     from bnsweep.runners.search_source import SearchSource
     from bnsweep.search import Search, StudyMirrorProcess
     from bnsweep.search.warm_start import Known
@@ -207,8 +208,25 @@ class Execution:
         measured = measurements(self.spec, self.ledger, stackable)
         return PlannedPacks(
             self.plan, self.ledger, left, self.device, measured, stackable, self.tell, train,
-            self.starts if self.spec.keep_checkpoints else None,
+            self.starts if self.spec.keep_checkpoints else None, self._gpu_types(measured, stackable),
         )  # fmt: skip
+
+    def _gpu_types(self, measured: Measured, stackable: Callable[[TrialConfig], bool]) -> list[GpuType]:
+        """Return the types of GPU of a cluster that has several, with their calibrations; else none.
+
+        Which types would join a cluster that grows is not known, so that its packs are for any of them.
+        """
+        from bnsweep.runners import GpuType
+
+        resources = self.spec.resources
+        if measured.decided or self.site is None or self.site.grows:
+            return []
+        workers = self.site.gpu_types(resources.cpus, resources.gpus)
+        return [
+            GpuType(gpu, count, measurements(self.spec, self.ledger, stackable, gpu))
+            for gpu, count in sorted(workers.items())
+            if len(workers) > 1 and "" not in workers
+        ]
 
     def _search(self, left: Sequence[TrialConfig], stackable: Callable[[TrialConfig], bool]) -> Source:
         """Return the conditions of a search, which become known while it runs, or are stopped early."""
@@ -320,10 +338,13 @@ def worker_count(spec: SweepSpec, site: Site | None = None) -> int:
 
 
 def measurements(
-    spec: SweepSpec, ledger: Ledger | None, stackable: Callable[[TrialConfig], bool] = lambda _: True
+    spec: SweepSpec,
+    ledger: Ledger | None,
+    stackable: Callable[[TrialConfig], bool] = lambda _: True,
+    gpu: str = "",
 ) -> Measured:
     """Return what is known of a sweep's signatures on its type of device, with what its file decides."""
-    device, resources = device_type(spec), spec.resources
+    device, resources = device_name(device_type(spec), gpu), spec.resources
     kept = {"state_bytes": spec.keep_checkpoints, "weight_bytes": spec.save_weights == "final"}
     return Measured(
         lambda signature: ledger.calibration(signature, device) if ledger else None,

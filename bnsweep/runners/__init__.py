@@ -1,5 +1,6 @@
 """Where packs are trained: in this process, or on Ray. Importing this imports neither torch nor Ray."""
 
+from .gpu_types import GpuType
 from .local import LocalRunner
 from .machine import Machine, Node, Site
 from .messages import Progress, WorkerContext
@@ -9,6 +10,7 @@ from .source import FixedPacks, Source
 
 __all__ = [
     "FixedPacks",
+    "GpuType",
     "LocalRunner",
     "Machine",
     "Node",

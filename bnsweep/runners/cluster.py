@@ -71,6 +71,14 @@ class Cluster:
         """Return how many workers share a machine, at most."""
         return max((node.slots(cpus, gpus) for node in self.nodes), default=1) or 1
 
+    def gpu_types(self, cpus: float, gpus: float) -> dict[str, int]:
+        """Return how many workers fit now, by type of GPU; of an unknown type where that is empty."""
+        counts: dict[str, int] = {}
+        for node in self.nodes:
+            if gpus and (slots := node.slots(cpus, gpus)):
+                counts[node.gpu] = counts.get(node.gpu, 0) + slots
+        return counts
+
     @property
     def grows(self) -> bool:
         """Whether an autoscaler adds machines."""
@@ -93,11 +101,11 @@ class Cluster:
         """
         self.check_place(cpus, gpus)
         self.await_place()
-        kinds = sorted({node.gpu for node in self.nodes if node.slots(cpus, gpus)} - {""}) if gpus else []
-        if len(kinds) > 1:
+        kinds = self.gpu_types(cpus, gpus)
+        if len(kinds) > 1 and self.grows:
             self.say(
-                f"note: GPUs of several types ({', '.join(kinds)}): packs are sized by that which measures "
-                "first; resources.pack_size fixes their size"
+                f"note: GPUs of several types ({', '.join(sorted(kinds))}) in a cluster that grows: packs "
+                "are sized by that which measures first; resources.pack_size fixes their size"
             )
         self.check_versions()
         self.check_storage(storage, uri)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,6 +69,13 @@ class Site(Protocol):
     def neighbours(self, cpus: float, gpus: float) -> int:
         """Return how many workers share a machine, at most."""
 
+    def gpu_types(self, cpus: float, gpus: float) -> Mapping[str, int]:
+        """Return how many workers fit, by type of GPU; of an unknown type where that is empty."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether machines may join."""
+
 
 class Machine:
     """This machine alone."""
@@ -89,6 +96,12 @@ class Machine:
         """Return how many workers this machine takes at once."""
         slots = max(1, int((os.cpu_count() or 1) / max(cpus, 1e-3)))
         return min(slots, max(1, int(1 / gpus))) if 0 < gpus < 1 else slots
+
+    grows = False
+
+    def gpu_types(self, cpus: float, gpus: float) -> Mapping[str, int]:
+        """Return nothing: the GPUs of a machine are taken to be alike."""
+        return {}
 
 
 def _check_count(name: str, asked: float, have: int) -> None:

@@ -91,7 +91,11 @@ class Progress:
 
 
 def unit_key(unit: Mapping[str, Any]) -> str:
-    """Return what tells a unit of work from every other: a pack's id, or ``calibration.<signature>``."""
+    """Return what tells a unit of work from every other: a pack's id, or ``calibration.<signature>``.
+
+    Where a cluster has several types of GPU, that of a calibration follows.
+    """
     if "pack" in unit:
         return str(unit["pack"])
-    return "calibration." + TrialConfig.from_dict(unit["calibrate"]["trial"]).signature
+    signature = TrialConfig.from_dict(unit["calibrate"]["trial"]).signature
+    return ".".join(filter(None, ("calibration", signature, unit.get("gpu"))))

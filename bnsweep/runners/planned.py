@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from bnsweep.sweep import Plan
 from bnsweep.sweep.continuing import Start, group_starts
 from bnsweep.sweep.forecast import Measured
 from bnsweep.sweep.ledger import Ledger
-from bnsweep.sweep.packs import Pack, by_signature
+from bnsweep.sweep.packs import Pack, by_signature, share_out
 from bnsweep.trial import TrialConfig
 
 from .failing import abandon_pack, divide_pack, may_be_divided
+from .gpu_types import GpuType
 from .messages import Progress, unit_key
 from .source import Unit, calibration_unit, pack_unit
 
@@ -22,7 +24,8 @@ class PlannedPacks:
     """Everything that is left of a plan.
 
     Packs that a run before left open come as they are. Each signature that was never measured on
-    this type of device is calibrated by a worker; when all are, the rest is divided into packs.
+    this type of device is calibrated by a worker; when all are, the rest is divided into packs. With several
+    types of GPU, each is measured and given its share of the trials, in packs of its own size.
 
     Args:
         plan: The plan.
@@ -34,6 +37,7 @@ class PlannedPacks:
         tell: Called with sentences for people.
         train: Whether there is more to do than to measure.
         starts: Where trials may go on from, by id.
+        gpu_types: The types of GPU that workers have, where there are several.
     """
 
     given_up = ""
@@ -49,20 +53,25 @@ class PlannedPacks:
         tell: Callable[[str], None],
         train: bool = True,
         starts: Mapping[str, Start] | None = None,
+        gpu_types: Sequence[GpuType] = (),
     ) -> None:
         self.plan, self.ledger, self.device = plan, ledger, device
         self.measured, self.stackable, self.tell = measured, stackable, tell
+        self.by_gpu = bool(gpu_types)
+        self._types = list(gpu_types) or [GpuType("", 1, measured)]
         open_packs, self._rest = self._reopen(left) if train else ([], list(left))
         if train and starts:
             open_packs += self._go_on(starts)
         self.count = len(left)
         self.width = max(1, len(open_packs) + len(self._rest))
-        self._units: list[Unit] = [*self._calibrations(), *map(pack_unit, open_packs)]
+        self._units: list[Unit] = [*self._calibrations(), *map(self._unit, open_packs)]
         self._rest = self._rest if train else []
         self._measuring = {unit_key(unit) for unit in self._units if "calibrate" in unit}
         self._open = len(open_packs)
         if self._measuring:
-            self.tell(f"measuring the fastest packs of {len(self._measuring)} kinds of trials, once")
+            on = f" on {len(self._types)} types of GPU" if self.by_gpu else ""
+            kinds = len({unit_key({**unit, "gpu": ""}) for unit in self._units if "calibrate" in unit})
+            self.tell(f"measuring the fastest packs of {kinds} kinds of trials{on}, once")
 
     @property
     def expecting(self) -> bool:
@@ -96,38 +105,61 @@ class PlannedPacks:
         self._rest = [t for t in self._rest if t.trial_id not in starts or not starts[t.trial_id].ready]
         return packs
 
+    def _unit(self, pack_id: str) -> Unit:
+        """Return the unit of work of a pack that stands in the ledger."""
+        return pack_unit(pack_id, self.ledger.read_pack(pack_id).get("gpu", "") if self.by_gpu else "")
+
     def _calibrations(self) -> list[Unit]:
         if self.measured.decided:
             return []
         return [
-            calibration_unit(alike[0].to_dict(), len(alike), self.device, self.stackable(alike[0]))
+            calibration_unit(alike[0].to_dict(), len(alike), self.device, self.stackable(alike[0]), kind.name)
             for alike in by_signature(self._rest)
-            if self.measured.of(alike[0]) is None
+            for kind in self._types
+            if kind.measured.of(alike[0]) is None
         ]
 
     def ready(self, workers: int) -> Sequence[Unit]:
         """Return calibrations and open packs at first, and the packs made of the rest when it is time."""
         units, self._units = self._units, []
         if not self._measuring and self._rest:
-            packs = self.measured.packs(self._rest, workers, self.device)
+            packs = self._packs(workers)
             self.ledger.write_packs({pack.pack_id: self.plan.pack_content(pack) for pack in packs})
-            self._explain()
             self.tell(
                 f"{self.count} trials in {self._open + len(packs)} packs; results in {self.ledger.root}"
             )
-            units += [pack_unit(pack.pack_id) for pack in packs]
+            units += [pack_unit(pack.pack_id, pack.gpu) for pack in packs]
             self._rest = []
         return units
 
-    def _explain(self) -> None:
+    def _packs(self, workers: int) -> list[Pack]:
+        """Divide the rest into packs; each type of GPU is given what it does in the same time."""
+        if not self.by_gpu:
+            self._explain(self._types[0], self._rest)
+            return self.measured.packs(self._rest, workers, self.device)
+        shares = share_out(
+            self._rest,
+            {kind.name: kind.workers for kind in self._types},
+            {kind.name: kind.measured.cost for kind in self._types},
+        )
+        packs: list[Pack] = []
+        for kind in self._types:
+            own = kind.measured.packs(shares[kind.name], kind.workers, self.device)
+            packs += [replace(pack, gpu=kind.name) for pack in own]
+            self.tell(f"{kind.name}: {len(shares[kind.name])} trials in {len(own)} packs")
+            self._explain(kind, shares[kind.name])
+        return packs
+
+    def _explain(self, kind: GpuType, trials: Sequence[TrialConfig]) -> None:
         """Say where memory kept packs small."""
-        for alike in by_signature(self._rest):
-            found = self.measured.of(alike[0])
-            if found and found["limited"] == "memory" and self.measured.size(alike[0]) == found["members"]:
+        measured, on = kind.measured, f" on {kind.name}" if kind.name else ""
+        for alike in by_signature(trials):
+            found = measured.of(alike[0])
+            if found and found["limited"] == "memory" and measured.size(alike[0]) == found["members"]:
                 label = f"{alike[0].parameters['model']} {alike[0].parameters['norm']}"
                 self.tell(
-                    f"note: packs of {label} hold {found['members']} trials at most: a worker's share of the "
-                    f"free memory is {found['memory'] / 1e9:.1f} GB"
+                    f"note: packs of {label} hold {found['members']} trials at most{on}: a worker's share of "
+                    f"the free memory is {found['memory'] / 1e9:.1f} GB"
                 )
 
     def finished(self, unit: Unit, progress: Progress) -> None:

@@ -119,6 +119,7 @@ class SearchSource:
     """
 
     given_up = ""
+    by_gpu = False
 
     def __init__(
         self,

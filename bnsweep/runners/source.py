@@ -10,7 +10,8 @@ from .messages import Progress
 __all__ = ["FixedPacks", "Source", "Unit", "calibration_unit", "pack_unit"]
 
 Unit = Mapping[str, Any]
-"""Plain data that travels to a worker: ``{"pack": pack_id}``, or ``{"calibrate": {...}}``."""
+"""Plain data that travels to a worker: ``{"pack": pack_id}``, or ``{"calibrate": {...}}``; with ``gpu``, the
+type of GPU that it is for, where a cluster has several."""
 
 
 class Source(Protocol):
@@ -22,10 +23,12 @@ class Source(Protocol):
     Attributes:
         width: Most units that can be at work at once, over the whole run: more workers would idle.
         given_up: Why nothing more is to be tried, once that is so; set from outside.
+        by_gpu: Whether units are for one type of GPU each.
     """
 
     width: int
     given_up: str
+    by_gpu: bool
 
     @property
     def expecting(self) -> bool:
@@ -45,12 +48,14 @@ class Source(Protocol):
         """Take note of a unit that is given up, since its worker was lost with it again and again."""
 
 
-def pack_unit(pack_id: str) -> Unit:
-    """Return the unit of work that trains a pack."""
-    return {"pack": pack_id}
+def pack_unit(pack_id: str, gpu: str = "") -> Unit:
+    """Return the unit of work that trains a pack, made for a type of GPU or for any worker."""
+    return {"pack": pack_id, **({"gpu": gpu} if gpu else {})}
 
 
-def calibration_unit(trial: Mapping[str, Any], count: int, device: str, stackable: bool) -> Unit:
+def calibration_unit(
+    trial: Mapping[str, Any], count: int, device: str, stackable: bool, gpu: str = ""
+) -> Unit:
     """Return the unit of work that calibrates a signature.
 
     Args:
@@ -58,8 +63,10 @@ def calibration_unit(trial: Mapping[str, Any], count: int, device: str, stackabl
         count: Trials of the signature.
         device: Type of the device.
         stackable: Whether packs of several members are possible.
+        gpu: Type of GPU to be measured, where a cluster has several.
     """
-    return {"calibrate": {"trial": dict(trial), "count": count, "device": device, "stackable": stackable}}
+    content = {"trial": dict(trial), "count": count, "device": device, "stackable": stackable}
+    return {"calibrate": content, **({"gpu": gpu} if gpu else {})}
 
 
 class FixedPacks:
@@ -72,6 +79,7 @@ class FixedPacks:
 
     expecting = False
     given_up = ""
+    by_gpu = False
 
     def __init__(self, packs: Sequence[str], ledger: Any) -> None:
         self.packs, self.ledger = list(packs), ledger

@@ -23,6 +23,7 @@ from bnsweep.errors import LedgerError
 
 from .barrier import make_barrier
 from .cluster import Cluster
+from .gpu_types import GpuPlaces
 from .joining import prepare_tune, start_ray
 from .leftovers import driver_folder, ray_folder
 from .messages import Progress, WorkerContext, unit_key
@@ -56,6 +57,7 @@ class PackSearcher(Searcher):
         supply: Called when units have become ready that workers may be held for.
         halt: Called when nothing more is to be done, before the workers are ended.
         clock: Reads the seconds that pauses are counted in.
+        places: What says which type of GPU has room, where units are for one each.
 
     Attributes:
         broken: What the ledger refused the driver; nothing more is handed out then.
@@ -69,9 +71,11 @@ class PackSearcher(Searcher):
         supply: Callable[[], None] = lambda: None,
         halt: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        places: GpuPlaces | None = None,
     ) -> None:
         super().__init__(metric="progress", mode="max")
         self.source, self.workers, self.supply, self.halt, self.clock = source, workers, supply, halt, clock
+        self.places = places
         self.broken: LedgerError | None = None
         self._lost_in_a_row, self._not_before = 0, 0.0
         self.left: list[Unit] = []
@@ -103,15 +107,20 @@ class PackSearcher(Searcher):
             return None if self.live else Searcher.FINISHED
         if self.left and self.clock() < self._not_before:
             return None
-        if not self.left:
-            if self.source.expecting:
-                self.live[trial_id] = {}
-                return {"units": [], "hold": self.supplies}
+        if not self.left and not self.source.expecting:
             return None if self.live else Searcher.FINISHED
-        count = min(self._chunk(), -(-len(self.left) // self.workers))
-        units, self.left = self.left[:count], self.left[count:]
+        where, suited = {}, self.left
+        if self.places:
+            gpu = self.places.choose(self.left, self.live)
+            if gpu is None:
+                return None
+            self.places.note(trial_id, gpu)
+            where, suited = {"gpu": gpu}, self.places.suited(self.left, gpu)
+        count = min(self._chunk(), -(-len(suited) // self.workers))
+        units = suited[:count]
         self.live[trial_id] = {unit_key(unit): unit for unit in units}
-        return {"units": units}
+        self.left = [unit for unit in self.left if unit_key(unit) not in self.live[trial_id]]
+        return {"units": units, **where} if units else {"units": [], "hold": self.supplies, **where}
 
     def _restock(self) -> None:
         more = self.source.ready(self.workers)
@@ -119,6 +128,9 @@ class PackSearcher(Searcher):
         if more:
             self.supplies += 1
             self.supply()
+        for unit in self.places.unmeasurable(self.left) if self.places else ():
+            self.left.remove(unit)
+            self.abandoned.append(self.source.lost(unit, f"no machine with a {unit['gpu']} is left"))
 
     def _chunk(self) -> int:
         if not self.durations:
@@ -142,6 +154,8 @@ class PackSearcher(Searcher):
         is the pause before the next is handed out.
         """
         self._lost_in_a_row += 1
+        if self.places:
+            self.places.forget()
         pause = min(LONGEST_PAUSE, 2.0 ** min(self._lost_in_a_row - 1, 16) - 1.0)
         self._not_before = self.clock() + pause
         for position, (key, unit) in enumerate(self.live.pop(trial_id, {}).items()):
@@ -213,6 +227,7 @@ class _Watch(tune.Callback):
                 if progress.finished:
                     self.searcher.finished(trial.trial_id, progress)
                 self.report(progress)
+            self._tell_abandoned()
         except LedgerError as error:
             self.searcher.broken = error
         except Exception:
@@ -223,12 +238,15 @@ class _Watch(tune.Callback):
         try:
             lines = str(trial.get_error()).strip().splitlines()
             self.searcher.lost(trial.trial_id, " ".join(lines[:3]) if lines else "unknown")
-            while self.searcher.abandoned:
-                self.report(self.searcher.abandoned.pop(0))
+            self._tell_abandoned()
         except LedgerError as error:
             self.searcher.broken = error
         except Exception:
             logging.getLogger(__name__).exception("the units of a lost worker could not be handed out again")
+
+    def _tell_abandoned(self) -> None:
+        while self.searcher.abandoned:
+            self.report(self.searcher.abandoned.pop(0))
 
 
 class TuneRunner:
@@ -278,9 +296,10 @@ class TuneRunner:
         self, source: Source, context: WorkerContext, report: Report, folder: str
     ) -> tuple[LedgerError | None, bool]:
         slots, most = self._slots()
+        places = GpuPlaces(self._gpu_types, time.monotonic) if source.by_gpu else None
         workers = min(most, source.width)
         barrier, name = make_barrier(workers)
-        searcher = PackSearcher(source, workers, barrier.supply.remote, barrier.halt.remote)
+        searcher = PackSearcher(source, workers, barrier.supply.remote, barrier.halt.remote, places=places)
         try:
             self._fit(searcher, context, report, name, folder, min(slots, workers))
         finally:
@@ -302,6 +321,15 @@ class TuneRunner:
         most = min(slots, self.max_concurrent) if self.max_concurrent else slots
         return most, most
 
+    def _gpu_types(self) -> dict[str, int]:
+        found = Cluster().gpu_types(self.cpus, self.gpus)
+        return {gpu: count for gpu, count in found.items() if gpu}
+
+    def _resources(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """Ask for a worker's place on a machine with the type of GPU that its units are for."""
+        place = {"CPU": self.cpus, "GPU": self.gpus, f"accelerator_type:{config['gpu']}": 0.001}
+        return tune.PlacementGroupFactory([place])
+
     def _fit(
         self,
         searcher: PackSearcher,
@@ -314,7 +342,7 @@ class TuneRunner:
         workers = searcher.workers
         trainable = tune.with_resources(
             _bound(self.trainable, context=context, barrier=barrier, workers=present),
-            {"cpu": self.cpus, "gpu": self.gpus},
+            self._resources if searcher.places else {"cpu": self.cpus, "gpu": self.gpus},
         )
         tuner = tune.Tuner(
             trainable,

@@ -20,6 +20,7 @@ from bnsweep.errors import BnsweepError, LedgerError
 from bnsweep.sweep.curves import CurveRow
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.objectives import Goal
+from bnsweep.sweep.packs import device_name
 from bnsweep.sweep.records import Record, now
 from bnsweep.trial import TrialConfig
 
@@ -93,13 +94,15 @@ class PackWorker:
         began = time.monotonic()
         error = ""
         try:
-            self._calibrate(**unit["calibrate"])
+            self._calibrate(**unit["calibrate"], gpu=unit.get("gpu", ""))
         except Exception as caught:  # training meets it too, and records it
             error = f"{type(caught).__name__}: {caught}"
         seconds = time.monotonic() - began
         return Progress(unit_key(unit), 0, 0, 0, finished=True, seconds=seconds, error=error)
 
-    def _calibrate(self, trial: Mapping[str, Any], count: int, device: str, stackable: bool) -> None:
+    def _calibrate(
+        self, trial: Mapping[str, Any], count: int, device: str, stackable: bool, gpu: str
+    ) -> None:
         """Measure how packs of a signature are trained best here, and store it in the ledger."""
         from bnsweep.training import prepare_process
 
@@ -111,7 +114,7 @@ class PackWorker:
         content = measure_signature(
             config, self._dataset(config), count, stackable=stackable, neighbours=self.context.neighbours
         )
-        self.ledger.write_calibration(config.signature, device, content)
+        self.ledger.write_calibration(config.signature, device_name(device, gpu), content)
 
     def open(self, pack_id: str) -> None:
         """Take up a pack, from its newest checkpoint that verifies where there is one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from bnsweep.names import DEFAULT_KERNEL
 from bnsweep.parameters import MEMBER_PARAMETERS
 from bnsweep.trial import TrialConfig, short_hash
 
-__all__ = ["Pack", "by_signature", "divide", "make_packs"]
+__all__ = ["Pack", "by_signature", "device_name", "divide", "make_packs", "share_out"]
 
 BALANCE = 1.15
 """How much longer than a perfect division of the work the longest worker may take."""
@@ -29,6 +30,7 @@ class Pack:
         dtype: Arithmetic of training.
         device: Type of the device that it is made for: ``cpu`` or ``cuda``.
         kernel: How the stack is computed, one of :data:`bnsweep.names.KERNELS`.
+        gpu: Type of GPU that it was sized for, where a cluster has several; empty where any will do.
     """
 
     members: tuple[str, ...]
@@ -36,6 +38,7 @@ class Pack:
     dtype: str = "float32"
     device: str = "cpu"
     kernel: str = DEFAULT_KERNEL
+    gpu: str = ""
 
     @cached_property
     def pack_id(self) -> str:
@@ -51,13 +54,15 @@ class Pack:
             "dtype": self.dtype,
             "device": self.device,
             "kernel": self.kernel,
+            **({"gpu": self.gpu} if self.gpu else {}),
         }
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Pack:
         """Rebuild a pack written by :meth:`to_dict`."""
         names = ("signature", "dtype", "device", "kernel")
-        return cls(tuple(content["members"]), **{name: content[name] for name in names})
+        known = {name: content[name] for name in names}
+        return cls(tuple(content["members"]), **known, gpu=content.get("gpu", ""))
 
 
 @dataclass
@@ -118,6 +123,53 @@ def make_packs(
             pack = Pack(members, signature, dtype, device, kernel)
             packs.append((len(members) * group.cost, pack))
     return [pack for _, pack in sorted(packs, key=lambda pair: -pair[0])]
+
+
+def device_name(device: str, gpu: str = "") -> str:
+    """Return the name by which the calibrations of a device are kept.
+
+    Args:
+        device: Its type, ``cpu`` or ``cuda``.
+        gpu: Type of the GPU, where a cluster has several.
+
+    Example:
+        >>> device_name("cpu"), device_name("cuda", "NVIDIA_A100_80G")
+        ('cpu', 'cuda-nvidia-a100-80g')
+    """
+    kind = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    return f"{device}-{kind}"[:64] if kind else device
+
+
+def share_out(
+    trials: Sequence[TrialConfig],
+    workers: Mapping[str, int],
+    cost_of: Mapping[str, Callable[[TrialConfig], float]],
+) -> dict[str, list[TrialConfig]]:
+    """Divide trials among workers of several types such that all types should end at the same time.
+
+    Args:
+        trials: Trials, each once.
+        workers: Number of workers by type.
+        cost_of: By type, what says how long one of its workers takes for a trial of a signature.
+
+    Returns:
+        The trials of each type, in the order given.
+
+    Example:
+        >>> trials = [TrialConfig.create({"seed": seed}) for seed in range(6)]
+        >>> shares = share_out(trials, {"old": 1, "new": 1}, {"old": lambda _: 2.0, "new": lambda _: 1.0})
+        >>> {kind: len(own) for kind, own in shares.items()}
+        {'old': 2, 'new': 4}
+    """
+    loads = dict.fromkeys(workers, 0.0)
+    shares: dict[str, list[TrialConfig]] = {kind: [] for kind in workers}
+    for alike in by_signature(trials):
+        seconds = {kind: cost_of[kind](alike[0]) / max(1, count) for kind, count in workers.items()}
+        for trial in alike:
+            kind = min(loads, key=lambda kind: loads[kind] + seconds[kind])
+            loads[kind] += seconds[kind]
+            shares[kind].append(trial)
+    return shares
 
 
 def by_signature(trials: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
