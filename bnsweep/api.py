@@ -92,7 +92,7 @@ def forecast(source: Source, storage: str | None = None, *, left_only: bool = Tr
 
     Returns:
         The forecast, from the calibrations in the ledger; without them packs of a default size and
-        no figures. :func:`calibrate` makes them, and so does every run.
+        no figures. :func:`calibrate` makes them, and so does every run on one type of device.
     """
     spec = load(source)
     wanted = make_plan(spec)

@@ -12,6 +12,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+FIND_ATTEMPTS = 4
+"""How often a worker looks for a barrier, a second apart."""
+
 __all__ = ["Barrier", "answer", "find_barrier", "make_barrier"]
 
 
@@ -105,10 +108,11 @@ class _Absent:
 
 def find_barrier(name: str) -> Any:
     """Return the handle of a barrier, from within a worker."""
-    try:
-        return ray.get_actor(name)
-    except ValueError:  # its process has died
-        return _Absent()
+    for attempt in range(FIND_ATTEMPTS):
+        time.sleep(min(attempt, 1))
+        with suppress(ValueError, ray.exceptions.RayError):  # absent, or Ray's control service is slow
+            return ray.get_actor(name)
+    return _Absent()  # its process has died
 
 
 def answer(asked: Any) -> int | None:

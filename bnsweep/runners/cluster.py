@@ -102,10 +102,12 @@ class Cluster:
         self.check_place(cpus, gpus)
         self.await_place()
         kinds = self.gpu_types(cpus, gpus)
-        if len(kinds) > 1 and self.grows:
+        if len(kinds) > 1 and (self.grows or "" in kinds):
+            names = ", ".join(sorted(kind or "unknown" for kind in kinds))
+            why = "the cluster grows" if self.grows else "Ray does not know them all"
             self.say(
-                f"note: GPUs of several types ({', '.join(sorted(kinds))}) in a cluster that grows: packs "
-                "are sized by that which measures first; resources.pack_size fixes their size"
+                f"note: GPUs of several types ({names}), and {why}: packs are sized by that which measures "
+                "first; resources.pack_size fixes their size"
             )
         self.check_versions()
         self.check_storage(storage, uri)

@@ -15,6 +15,12 @@ __all__ = ["GpuPlaces", "GpuType"]
 LOOK_SECONDS = 1.0
 """How long what was seen of the cluster holds."""
 
+WAIT_SECONDS = 120.0
+"""How long what is handed out may wait for a type of GPU, while nothing is at work, before others get it."""
+
+AVOID_SECONDS = 600.0
+"""How long such a type is then asked for nothing."""
+
 
 @dataclass(frozen=True)
 class GpuType:
@@ -47,7 +53,26 @@ class GpuPlaces:
         self._look, self._clock = look, clock
         self._seen: Mapping[str, int] = {}
         self._until = float("-inf")
-        self._of: dict[str, str] = {}
+        self._of: dict[str, tuple[str, float]] = {}
+        self._avoided: dict[str, float] = {}
+
+    def give_up(self, waiting: Collection[str]) -> bool:
+        """Tell whether to leave what trials of Tune wait for to other types, and avoid theirs for a while.
+
+        That is so where other types have machines, and no machine of these types is left, or none was
+        free for long: another job may have them.
+
+        Args:
+            waiting: Ids of trials of Tune that have come to no worker.
+        """
+        types = {self._of[trial_id][0] for trial_id in waiting}
+        since = max(self._of[trial_id][1] for trial_id in waiting)
+        gone = not any(gpu in self._places for gpu in types)
+        if not self._places.keys() - types or not (gone or self._clock() - since > WAIT_SECONDS):
+            return False
+        self._avoided |= dict.fromkeys(types, self._clock() + AVOID_SECONDS)
+        self.forget()
+        return True
 
     def forget(self) -> None:
         """Look again at the next question: a machine may be gone."""
@@ -56,7 +81,9 @@ class GpuPlaces:
     @property
     def _places(self) -> Mapping[str, int]:
         if self._clock() >= self._until:
-            self._seen, self._until = self._look(), self._clock() + LOOK_SECONDS
+            now, found = self._clock(), self._look()
+            self._seen = {gpu: count for gpu, count in found.items() if self._avoided.get(gpu, now) <= now}
+            self._until = now + LOOK_SECONDS
         return self._seen
 
     def unmeasurable(self, units: Sequence[Unit]) -> list[Unit]:
@@ -71,7 +98,7 @@ class GpuPlaces:
             units: What is left.
             live: Ids of the trials of Tune that are at work.
         """
-        taken = Counter(self._of[trial_id] for trial_id in live)
+        taken = Counter(self._of[trial_id][0] for trial_id in live)
         free = {gpu: count - taken[gpu] for gpu, count in self._places.items() if count > taken[gpu]}
         own = {str(unit.get("gpu", "")) for unit in units}
         return max(free, key=lambda gpu: (gpu in own, free[gpu]), default=None)
@@ -83,4 +110,4 @@ class GpuPlaces:
 
     def note(self, trial_id: str, gpu: str) -> None:
         """Note for which type a trial of Tune was made."""
-        self._of[trial_id] = gpu
+        self._of[trial_id] = gpu, self._clock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -137,18 +138,26 @@ class PlannedPacks:
         if not self.by_gpu:
             self._explain(self._types[0], self._rest)
             return self.measured.packs(self._rest, workers, self.device)
-        shares = share_out(
-            self._rest,
-            {kind.name: kind.workers for kind in self._types},
-            {kind.name: kind.measured.cost for kind in self._types},
-        )
+        part = min(1.0, workers / sum(kind.workers for kind in self._types))
+        counts = {kind.name: max(1, round(part * kind.workers)) for kind in self._types}
+        shares = share_out(self._rest, counts, {kind.name: self._cost_on(kind) for kind in self._types})
         packs: list[Pack] = []
         for kind in self._types:
-            own = kind.measured.packs(shares[kind.name], kind.workers, self.device)
+            own = kind.measured.packs(shares[kind.name], counts[kind.name], self.device)
             packs += [replace(pack, gpu=kind.name) for pack in own]
             self.tell(f"{kind.name}: {len(shares[kind.name])} trials in {len(own)} packs")
             self._explain(kind, shares[kind.name])
         return packs
+
+    def _cost_on(self, kind: GpuType) -> Callable[[TrialConfig], float]:
+        """Return what says how long a trial takes on a type: for ever, where others alone were measured."""
+
+        def cost(trial: TrialConfig) -> float:
+            if kind.measured.of(trial) is None and any(other.measured.of(trial) for other in self._types):
+                return math.inf
+            return kind.measured.cost(trial)
+
+        return cost
 
     def _explain(self, kind: GpuType, trials: Sequence[TrialConfig]) -> None:
         """Say where memory kept packs small."""
@@ -170,7 +179,7 @@ class PlannedPacks:
 
     def _divide(self, pack_id: str, *, alone: bool) -> None:
         parts = divide_pack(self.ledger, pack_id, alone=alone)
-        self._units += [pack_unit(part) for part, _ in parts]
+        self._units += [self._unit(part) for part, _ in parts]
         if alone:
             self.tell(f"note: a pack of {len(parts)} failed: each of its trials is tried once more, alone")
         else:

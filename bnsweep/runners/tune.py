@@ -62,6 +62,7 @@ class PackSearcher(Searcher):
     Attributes:
         broken: What the ledger refused the driver; nothing more is handed out then.
         stepping: Whether Tune is in one of its steps.
+        started: Ids of the trials of Tune that are with a worker.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class PackSearcher(Searcher):
         self.durations: list[float] = []
         self.supplies = 0
         self.stepping = False
+        self.started: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the actor's handle where Tune pickles what it was given: Ray keeps a copied handle."""
@@ -128,9 +130,12 @@ class PackSearcher(Searcher):
         if more:
             self.supplies += 1
             self.supply()
-        for unit in self.places.unmeasurable(self.left) if self.places else ():
+        gone = self.places.unmeasurable(self.left) if self.places else []
+        for unit in gone:
             self.left.remove(unit)
             self.abandoned.append(self.source.lost(unit, f"no machine with a {unit['gpu']} is left"))
+        if gone:
+            self._restock()  # packs may have waited for these alone
 
     def _chunk(self) -> int:
         if not self.durations:
@@ -144,6 +149,7 @@ class PackSearcher(Searcher):
         """Forget a finished suggestion; a lost one is dealt with by :meth:`lost`, which knows the cause."""
         if not error:
             self.live.pop(trial_id, None)
+            self.started.discard(trial_id)
 
     def lost(self, trial_id: str, cause: str) -> None:
         """Take back the unfinished units of a lost worker.
@@ -158,6 +164,7 @@ class PackSearcher(Searcher):
             self.places.forget()
         pause = min(LONGEST_PAUSE, 2.0 ** min(self._lost_in_a_row - 1, 16) - 1.0)
         self._not_before = self.clock() + pause
+        self.started.discard(trial_id)
         for position, (key, unit) in enumerate(self.live.pop(trial_id, {}).items()):
             if position == 0 and not _machine_lost(cause):
                 deaths = self.losses.setdefault(key, [])
@@ -168,6 +175,24 @@ class PackSearcher(Searcher):
                     continue
             self.left.append(unit)
         self._restock()
+        self.supplies += 1
+        self.supply()  # what was lost may be for those who wait
+
+    def stuck(self) -> bool:
+        """Whether nothing is at work, and what was handed out waits for a type of GPU of which none comes.
+
+        It is then taken back, for workers with others.
+        """
+        waiting = self.live.keys() - self.started
+        if not self.places or not waiting or any(map(self.live.get, self.started)):
+            return False
+        if not self.places.give_up(waiting):
+            return False
+        for units in self.live.values():
+            self.left += units.values()
+        self.live.clear()
+        self.started.clear()
+        return True
 
     def stands(self, progress: Progress) -> None:
         """Note how far a unit is."""
@@ -216,6 +241,15 @@ class _Watch(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Note that it has ended."""
         self.searcher.stepping = False
+        try:
+            self._tell_abandoned()
+        except Exception:
+            logging.getLogger(__name__).exception("progress could not be shown")
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note that a suggestion has come to a worker."""
+        if trial.trial_id in self.searcher.live:
+            self.searcher.started.add(trial.trial_id)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -247,6 +281,20 @@ class _Watch(tune.Callback):
     def _tell_abandoned(self) -> None:
         while self.searcher.abandoned:
             self.report(self.searcher.abandoned.pop(0))
+
+
+class _UntilStuck(tune.Stopper):
+    """Ends a run of Tune in which nothing can happen, so that another is begun."""
+
+    def __init__(self, searcher: PackSearcher) -> None:
+        self.searcher, self.stopped = searcher, False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        self.stopped = self.stopped or self.searcher.stuck()
+        return self.stopped
 
 
 class TuneRunner:
@@ -298,13 +346,9 @@ class TuneRunner:
         slots, most = self._slots()
         places = GpuPlaces(self._gpu_types, time.monotonic) if source.by_gpu else None
         workers = min(most, source.width)
-        barrier, name = make_barrier(workers)
-        searcher = PackSearcher(source, workers, barrier.supply.remote, barrier.halt.remote, places=places)
-        try:
-            self._fit(searcher, context, report, name, folder, min(slots, workers))
-        finally:
-            with suppress(Exception):  # Ray itself may be gone
-                ray.kill(barrier)  # one that is only let go of leaves a socket here
+        searcher = PackSearcher(source, workers, places=places)
+        while self._fit(searcher, context, report, folder, min(slots, workers)):
+            pass  # what waits for machines that do not come is handed out anew
         return searcher.broken, searcher.idle
 
     def _slots(self) -> tuple[int, int]:
@@ -331,17 +375,14 @@ class TuneRunner:
         return tune.PlacementGroupFactory([place])
 
     def _fit(
-        self,
-        searcher: PackSearcher,
-        context: WorkerContext,
-        report: Report,
-        barrier: str,
-        folder: str,
-        present: int,
-    ) -> None:
-        workers = searcher.workers
+        self, searcher: PackSearcher, context: WorkerContext, report: Report, folder: str, present: int
+    ) -> bool:
+        """Run Tune until nothing is left, or nothing can happen; return whether it is to be run again."""
+        workers, stopper = searcher.workers, _UntilStuck(searcher)
+        barrier, name = make_barrier(workers)
+        searcher.supply, searcher.halt = barrier.supply.remote, barrier.halt.remote
         trainable = tune.with_resources(
-            _bound(self.trainable, context=context, barrier=barrier, workers=present),
+            _bound(self.trainable, context=context, barrier=name, workers=present),
             self._resources if searcher.places else {"cpu": self.cpus, "gpu": self.gpus},
         )
         tuner = tune.Tuner(
@@ -350,15 +391,21 @@ class TuneRunner:
                 search_alg=searcher, num_samples=-1, max_concurrent_trials=workers, reuse_actors=True
             ),
             run_config=tune.RunConfig(
-                name="packs",
+                name=name,
                 storage_path=folder,
                 callbacks=[_Watch(searcher, report)],
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                stop=stopper,
                 verbose=0,
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        finally:
+            with suppress(Exception):  # Ray itself may be gone
+                ray.kill(barrier)  # one that is only let go of leaves a socket here
+        return stopper.stopped
 
 
 def _bound(trainable: type[tune.Trainable], **parameters: Any) -> type[tune.Trainable]:

@@ -112,6 +112,60 @@ def test_a_worker_is_placed_where_its_type_is() -> None:
     assert asked == {"CPU": 2.0, "GPU": 0.5, f"accelerator_type:{NEW}": 0.001}
 
 
+def test_what_waits_for_a_type_that_is_gone_goes_to_another_once_nothing_is_at_work() -> None:
+    places = {OLD: 1, NEW: 1}
+    given = searcher(Made(pack_unit("a", OLD), pack_unit("b", NEW)), places)
+    assert [given.suggest(f"t{number}")["gpu"] for number in range(2)] == [OLD, NEW]
+    given.started.add("t1")
+    del places[OLD]
+    assert not given.stuck(), "the other is at work"
+    given.finished("t1", Progress("b", 1, 1, 1, finished=True, seconds=60.0))
+    given.on_trial_complete("t1")
+    assert given.places is not None
+    given.places.forget()
+    assert given.stuck()
+    places[OLD] = 1
+    assert given.suggest("t3") == {"units": [pack_unit("a", OLD)], "gpu": NEW}, "it may go again"
+    assert not given.stuck()
+
+
+def test_what_another_job_holds_is_waited_for_two_minutes() -> None:
+    now = [0.0]
+    source = Made(pack_unit("a", OLD))
+    given = PackSearcher(source, 1, places=GpuPlaces(lambda: {OLD: 1, NEW: 1}, lambda: now[0]))
+    assert given.suggest("t0") == {"units": [pack_unit("a", OLD)], "gpu": OLD}
+    now[0] = 119.0
+    assert not given.stuck()
+    now[0] = 121.0
+    assert given.stuck()
+    assert given.suggest("t1") == {"units": [pack_unit("a", OLD)], "gpu": NEW}
+    now[0] = 500.0
+    assert not given.stuck(), "there is no type left to give it to"
+
+
+def test_who_is_held_is_let_go_when_the_work_of_a_lost_machine_is_for_them() -> None:
+    places, supplies = {OLD: 1, NEW: 2}, list[int]()
+    given = searcher(Made(calibration(NEW), expecting=True), places)
+    given.supply = lambda: supplies.append(1)
+    first, held = given.suggest("t0"), given.suggest("t1")
+    assert isinstance(first, dict) and first["units"] == [calibration(NEW)]
+    assert isinstance(held, dict) and held["units"] == []
+    given.lost("t0", "The actor died because its node has died.")
+    assert supplies and given.supplies > held["hold"]
+
+
+def test_packs_that_waited_for_the_measurement_of_a_lost_type_are_handed_out() -> None:
+    class Waiting(Made):
+        def lost(self, unit: Mapping[str, Any], cause: str) -> Progress:
+            self.expecting, self.units = False, [pack_unit("a")]
+            return super().lost(unit, cause)
+
+    places = {OLD: 1, NEW: 1}
+    given = searcher(Waiting(calibration(OLD), expecting=True), places)
+    del places[OLD]
+    assert given.suggest("t0") == {"units": [pack_unit("a")], "gpu": NEW}
+
+
 def test_all_machines_may_be_gone_for_a_while() -> None:
     places: dict[str, int] = {}
     given = searcher(Made(pack_unit("a", OLD)), places)
@@ -178,10 +232,31 @@ def test_each_type_gets_packs_of_its_size_and_a_share_of_its_speed(
     contents = {unit["pack"]: ledger.read_pack(unit["pack"]) for unit in packs}
     sizes = {gpu: [contents[u["pack"]]["size"] for u in packs if u["gpu"] == gpu] for gpu in (OLD, NEW)}
     assert sizes == {OLD: [1, 1, 1], NEW: [3, 3, 3]}
+    assert len(first.ready(2)) == 0
     members = [member for content in contents.values() for member in content["members"]]
     assert sorted(members) == sorted(plan.trial_ids)
     again = source().ready(2)
     assert {unit["pack"]: unit["gpu"] for unit in again} == {unit["pack"]: unit["gpu"] for unit in packs}
+
+
+def test_a_type_that_could_not_be_measured_gets_nothing_and_few_workers_get_whole_packs(
+    alike: dict[str, Any], measured: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    spec = api.load(alike)
+    plan = make_plan(spec)
+    ledger = Ledger.open(tmp_path / "results", spec.name, create=True)
+    types = [GpuType(gpu, 8, measurements(spec, ledger, gpu=gpu)) for gpu in (OLD, NEW)]
+    source = PlannedPacks(
+        plan, ledger, plan.trials, "cpu", measurements(spec, ledger), lambda _: True, lambda _: None,
+        gpu_types=types,
+    )  # fmt: skip
+    asked = source.ready(2)
+    measured_as(ledger, *measured, {"nvidia-a100-80g": 6})
+    for unit in asked:
+        source.finished(unit, Progress(unit_key(unit), 0, 0, 0, finished=True, error="no room"))
+    packs = source.ready(2)
+    sizes = [(unit["gpu"], ledger.read_pack(unit["pack"])["size"]) for unit in packs]
+    assert sizes == [(NEW, 6), (NEW, 6)]
 
 
 def parent(pid: int) -> int:
@@ -196,7 +271,7 @@ def test_a_cluster_with_two_types_of_gpu_trains_each_pack_where_it_was_sized_for
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The GPUs are said to be there, and training is on the CPU."""
+    """The GPUs are said to be there, and training is on the CPU; those that are seen first are soon gone."""
     from ray.cluster_utils import Cluster as Hosts
 
     monkeypatch.setattr(Cluster, "check_gpus", lambda *_: None)
@@ -209,12 +284,14 @@ def test_a_cluster_with_two_types_of_gpu_trains_each_pack_where_it_was_sized_for
         write_packs(self, packs)
 
     asked: dict[str, str] = {}
+    given: set[str] = set()
     suggest = PackSearcher.suggest
 
     def ask(self: PackSearcher, trial_id: str) -> Any:
         told = suggest(self, trial_id)
         if isinstance(told, dict):
             asked.update({unit_key(unit): told["gpu"] for unit in told["units"]})
+            given.add(told["gpu"])
         return told
 
     ledger = Ledger.open(tmp_path / "results", "tiny", create=True)
@@ -222,6 +299,8 @@ def test_a_cluster_with_two_types_of_gpu_trains_each_pack_where_it_was_sized_for
     alone = api.run(alike, runner=LocalRunner(), storage=str(tmp_path / "alone"))
     monkeypatch.setattr(Ledger, "write_packs", write)
     monkeypatch.setattr(PackSearcher, "suggest", ask)
+    look = TuneRunner._gpu_types
+    monkeypatch.setattr(TuneRunner, "_gpu_types", lambda self: look(self) if given else {"H100": 1})
     alike["resources"] = {"cpus": 1, "gpus": 1}
     hosts = Hosts(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 10**8})
     try:
@@ -248,6 +327,7 @@ def test_a_cluster_with_two_types_of_gpu_trains_each_pack_where_it_was_sized_for
     assert made.keys() == where.keys()
     assert {content["gpu"]: content["size"] for content in made.values()} == {OLD: 1, NEW: 3}
     assert set(where.values()) == {OLD, NEW}
+    assert "H100" in given and "H100" not in asked.values(), "what it was given is taken back"
     assert {pack_id: asked[pack_id] for pack_id in where} == where
     readings = [
         {record.trial_id: record.readings for record in Ledger(root).records()}
