@@ -31,6 +31,9 @@ __all__ = ["Cluster", "table"]
 LOOK_SECONDS = 120.0
 """How long a node may take to answer; it may have to start a Python and unpack this package."""
 
+LEAVE_SECONDS = 10.0
+"""How long a machine that does not answer may be on its way out."""
+
 TELL_SECONDS = 30.0
 
 HEAD_SECONDS = 60.0
@@ -270,6 +273,8 @@ class Cluster:
     def look(self, request: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
         """Ask every machine that takes workers; see :func:`~bnsweep.runners.node_probe.look_around`.
 
+        One that leaves the cluster meanwhile is left out.
+
         Raises:
             ServiceError: If one does not answer.
         """
@@ -288,11 +293,22 @@ class Cluster:
             try:
                 answers[node.node_id] = ray.get(task, timeout=max(1.0, until - time.monotonic()))
             except Exception as error:
+                if self._has_left(node):
+                    continue
                 raise ServiceError(
                     f"Every machine of the cluster must answer, but {node.host} ({node.address}) does not: "
                     f"{_first_line(error)}. See ray status; stop Ray on that machine or mend it."
                 ) from error
         return answers
+
+    def _has_left(self, node: Node) -> bool:
+        """Whether a machine that does not answer has left the cluster; Ray may need a moment to know."""
+        until = time.monotonic() + LEAVE_SECONDS
+        while any(other.node_id == node.node_id for other in self.nodes):
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.5)
+        return True
 
     def preflight(self, trials: Sequence[TrialConfig], data_root: str | None) -> Preflight:
         """Load the data and build every network once, where a worker will be.

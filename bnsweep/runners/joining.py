@@ -184,7 +184,7 @@ def _start(folder: str | None, attempts: int) -> None:
             return
         except Exception as error:
             ray.shutdown()
-            if attempt == attempts or "timed out during startup" not in str(error):
+            if attempt == attempts or "timed out" not in str(error).lower():
                 raise ServiceError(f"Ray must start on this machine, but it said: {error}") from error
 
 

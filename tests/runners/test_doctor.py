@@ -19,7 +19,7 @@ import pytest
 
 from bnsweep import doctor
 from bnsweep.cli import main
-from bnsweep.errors import BnsweepError
+from bnsweep.errors import BnsweepError, ServiceError
 from bnsweep.runners import access
 from bnsweep.runners.machine import Node
 from bnsweep.tracking.process import quiet_environment
@@ -292,6 +292,37 @@ def test_a_full_cluster_is_waited_for_and_said_since_when(cluster: str, tmp_path
             joined.check_place(4, 0)
         with pytest.raises(BnsweepError, match="One worker must fit on one machine"):
             joined.await_place()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_machine_that_leaves_while_it_is_asked_is_left_out_and_one_that_stays_is_named(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bnsweep.runners import cluster as rules
+    from bnsweep.runners.joining import attach
+
+    monkeypatch.setattr(rules, "LEAVE_SECONDS", 2.0)
+    leaving = Node("leaving", 1, node_id="a" * 56, address="127.0.0.9")
+    there = rules.Cluster.nodes.fget
+    assert there is not None
+    asked: list[int] = []
+
+    def nodes(self: rules.Cluster) -> list[Node]:
+        asked.append(1)
+        return [*there(self), leaving] if len(asked) == 1 or stays else there(self)
+
+    with attach(cluster) as joined:
+        joined.check_place(1, 0)
+        (place,) = [node.node_id for node in joined.nodes if node.cpus]
+        monkeypatch.setattr(rules.Cluster, "nodes", property(nodes))
+        stays = False
+        assert list(joined.look()) == [place]
+        stays = True
+        with pytest.raises(
+            ServiceError, match=r"but leaving \(127.0.0.9\) does not: The task is not schedul"
+        ):
+            joined.look()
 
 
 def _hold(path: str, seconds: float) -> None:
