@@ -146,16 +146,23 @@ class Soak:
         file.write_text(to_yaml(sweep(kind, None)))
         return file
 
-    def _note(self, code: int | None) -> None:
+    def _note(self, code: int | None, storage: Path, said: str = "") -> None:
+        """Count a sweep that ended; say what one that ended wrongly had to say."""
         self.sweeps += 1
-        self.wrong += code != 0
+        if code == 0:
+            return
+        self.wrong += 1
+        log = storage / "log"
+        words = said or (log.read_text(errors="replace") if log.exists() else "")
+        print(f"  {storage.name} ended with {code}:", *words.splitlines()[-20:], sep="\n    ", flush=True)
 
     def _run_here(self, storage: Path) -> None:
         from bnsweep import api
         from bnsweep.runners import LocalRunner
 
         file = self._file(storage, self.random.choice(SWEEPS))
-        self._note(api.run(file, runner=LocalRunner(), storage=str(storage)).exit_code)
+        outcome = api.run(file, runner=LocalRunner(), storage=str(storage))
+        self._note(outcome.exit_code, storage, repr(outcome))
 
     def _run_and_kill(self, storage: Path, ray: str) -> None:
         """Kill a driver, and now and then its workers and its mirror too; run again until done."""
@@ -166,13 +173,13 @@ class Soak:
                 storage / "log", environment, file=str(file), storage=str(storage), ray=ray, seconds=0.2
             )
             if chance == 2:
-                self._note(run.wait())
+                self._note(run.wait(), storage)
                 return
             end = time.monotonic() + self.random.uniform(0.2, 12.0 if ray == "none" else 30.0)
             while run.code is None and time.monotonic() < end:
                 time.sleep(0.01)
             if run.code is not None:
-                self._note(run.code)
+                self._note(run.code, storage)
                 return
             others = set(marked(self.mark)) - {self.server.pid, run.pid}
             self.kills += kill({run.pid} | (others if self.random.random() < 0.3 else set()))
@@ -200,7 +207,8 @@ class Soak:
         try:
             self.starts += 1
             runner = Frequent(ray_runner(workers=2), 0.2)
-            self._note(api.run(file, runner=runner, storage=str(storage)).exit_code)
+            outcome = api.run(file, runner=runner, storage=str(storage))
+            self._note(outcome.exit_code, storage, repr(outcome))
         finally:
             over.set()
             thread.join()
