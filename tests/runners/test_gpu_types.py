@@ -10,7 +10,7 @@ import pytest
 
 from bnsweep import api, execution
 from bnsweep.execution import measurements
-from bnsweep.runners import GpuType, LocalRunner, PlannedPacks, Progress
+from bnsweep.runners import GpuType, LocalRunner, PlannedPacks, Progress, access
 from bnsweep.runners.cluster import Cluster
 from bnsweep.runners.gpu_types import GpuPlaces
 from bnsweep.runners.messages import unit_key
@@ -274,6 +274,9 @@ def test_a_cluster_with_two_types_of_gpu_trains_each_pack_where_it_was_sized_for
     """The GPUs are said to be there, and training is on the CPU; those that are seen first are soon gone."""
     from ray.cluster_utils import Cluster as Hosts
 
+    monkeypatch.setattr(access, "_private", None)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Cluster, "check_gpus", lambda *_: None)
     monkeypatch.setattr(execution, "device_type", lambda _: "cpu")
     made: dict[str, Mapping[str, Any]] = {}
