@@ -15,4 +15,7 @@ def end_like_ctrl_c(*numbers: signal.Signals) -> None:
 
 
 def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    signal.raise_signal(signal.SIGINT)
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.raise_signal(signal.SIGINT)
+    else:  # what a script starts in the background ignores Ctrl-C
+        raise KeyboardInterrupt
