@@ -222,10 +222,11 @@ class Execution:
         if measured.decided or self.site is None or self.site.grows:
             return []
         workers = self.site.gpu_types(resources.cpus, resources.gpus)
+        if len(workers) < 2 or "" in workers:
+            return []
         return [
             GpuType(gpu, count, measurements(self.spec, self.ledger, stackable, gpu))
             for gpu, count in sorted(workers.items())
-            if len(workers) > 1 and "" not in workers
         ]
 
     def _search(self, left: Sequence[TrialConfig], stackable: Callable[[TrialConfig], bool]) -> Source:

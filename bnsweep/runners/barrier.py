@@ -12,10 +12,10 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+__all__ = ["Barrier", "answer", "find_barrier", "make_barrier"]
+
 FIND_ATTEMPTS = 4
 """How often a worker looks for a barrier, a second apart."""
-
-__all__ = ["Barrier", "answer", "find_barrier", "make_barrier"]
 
 
 class Barrier:

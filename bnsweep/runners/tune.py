@@ -121,7 +121,11 @@ class PackSearcher(Searcher):
         count = min(self._chunk(), -(-len(suited) // self.workers))
         units = suited[:count]
         self.live[trial_id] = {unit_key(unit): unit for unit in units}
-        self.left = [unit for unit in self.left if unit_key(unit) not in self.live[trial_id]]
+        if suited is self.left:
+            self.left = self.left[count:]
+        else:
+            taken = set(map(id, units))
+            self.left = [unit for unit in self.left if id(unit) not in taken]
         return {"units": units, **where} if units else {"units": [], "hold": self.supplies, **where}
 
     def _restock(self) -> None:
@@ -130,7 +134,7 @@ class PackSearcher(Searcher):
         if more:
             self.supplies += 1
             self.supply()
-        gone = self.places.unmeasurable(self.left) if self.places else []
+        gone = self.places.unmeasurable(self.left) if self.places and self.source.expecting else []
         for unit in gone:
             self.left.remove(unit)
             self.abandoned.append(self.source.lost(unit, f"no machine with a {unit['gpu']} is left"))

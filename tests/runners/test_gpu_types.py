@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -204,22 +204,29 @@ def measured(alike: dict[str, Any], tmp_path: Path) -> tuple[str, dict[str, Any]
     return signature, found
 
 
-def test_each_type_gets_packs_of_its_size_and_a_share_of_its_speed(
-    alike: dict[str, Any], measured: tuple[str, dict[str, Any]], tmp_path: Path
-) -> None:
+@pytest.fixture
+def planned(alike: dict[str, Any], tmp_path: Path) -> Callable[..., PlannedPacks]:
+    """Return what makes the source of work of the sweep, with so many workers of each type."""
     spec = api.load(alike)
     plan = make_plan(spec)
     ledger = Ledger.open(tmp_path / "results", spec.name, create=True)
-    said: list[str] = []
 
-    def source() -> PlannedPacks:
-        types = [GpuType(gpu, 1, measurements(spec, ledger, gpu=gpu)) for gpu in (OLD, NEW)]
+    def make(workers: int, tell: Callable[[str], None] = lambda _: None) -> PlannedPacks:
+        types = [GpuType(gpu, workers, measurements(spec, ledger, gpu=gpu)) for gpu in (OLD, NEW)]
         return PlannedPacks(
-            plan, ledger, plan.trials, "cpu", measurements(spec, ledger), lambda _: True, said.append,
+            plan, ledger, plan.trials, "cpu", measurements(spec, ledger), lambda _: True, tell,
             gpu_types=types,
         )  # fmt: skip
 
-    first = source()
+    return make
+
+
+def test_each_type_gets_packs_of_its_size_and_a_share_of_its_speed(
+    planned: Callable[..., PlannedPacks], measured: tuple[str, dict[str, Any]]
+) -> None:
+    said: list[str] = []
+    first = planned(1, said.append)
+    ledger = first.ledger
     asked = list(first.ready(2))
     assert [(unit["gpu"], "calibrate" in unit) for unit in asked] == [(OLD, True), (NEW, True)]
     assert said == ["measuring the fastest packs of 1 kinds of trials on 2 types of GPU, once"]
@@ -234,22 +241,16 @@ def test_each_type_gets_packs_of_its_size_and_a_share_of_its_speed(
     assert sizes == {OLD: [1, 1, 1], NEW: [3, 3, 3]}
     assert len(first.ready(2)) == 0
     members = [member for content in contents.values() for member in content["members"]]
-    assert sorted(members) == sorted(plan.trial_ids)
-    again = source().ready(2)
+    assert sorted(members) == sorted(first.plan.trial_ids)
+    again = planned(1).ready(2)
     assert {unit["pack"]: unit["gpu"] for unit in again} == {unit["pack"]: unit["gpu"] for unit in packs}
 
 
 def test_a_type_that_could_not_be_measured_gets_nothing_and_few_workers_get_whole_packs(
-    alike: dict[str, Any], measured: tuple[str, dict[str, Any]], tmp_path: Path
+    planned: Callable[..., PlannedPacks], measured: tuple[str, dict[str, Any]]
 ) -> None:
-    spec = api.load(alike)
-    plan = make_plan(spec)
-    ledger = Ledger.open(tmp_path / "results", spec.name, create=True)
-    types = [GpuType(gpu, 8, measurements(spec, ledger, gpu=gpu)) for gpu in (OLD, NEW)]
-    source = PlannedPacks(
-        plan, ledger, plan.trials, "cpu", measurements(spec, ledger), lambda _: True, lambda _: None,
-        gpu_types=types,
-    )  # fmt: skip
+    source = planned(8)
+    ledger = source.ledger
     asked = source.ready(2)
     measured_as(ledger, *measured, {"nvidia-a100-80g": 6})
     for unit in asked:
