@@ -66,8 +66,8 @@ def simulate(trials: int, workers: int, pack_seconds: float, folder: Path) -> di
     from bnsweep.execution import measurements
     from bnsweep.positions import Positions
     from bnsweep.runners import PlannedPacks
+    from bnsweep.runners.searcher import PackSearcher
     from bnsweep.runners.trainable import step_seconds
-    from bnsweep.runners.tune import PackSearcher
     from bnsweep.sweep.ledger import Ledger
 
     pause = step_seconds(workers)

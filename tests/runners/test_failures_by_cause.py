@@ -13,7 +13,7 @@ import pytest
 
 from bnsweep import api
 from bnsweep.runners import FixedPacks, LocalRunner, Progress
-from bnsweep.runners.tune import PackSearcher
+from bnsweep.runners.searcher import PackSearcher
 from bnsweep.sweep.ledger import Ledger
 
 pytestmark = pytest.mark.timeout(300)

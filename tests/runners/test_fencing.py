@@ -11,8 +11,8 @@ import pytest
 from bnsweep import api
 from bnsweep.errors import LedgerBusyError
 from bnsweep.runners import Progress, WorkerContext
+from bnsweep.runners.searcher import PackSearcher
 from bnsweep.runners.source import FixedPacks
-from bnsweep.runners.tune import PackSearcher
 from bnsweep.runners.work import PackWorker
 from bnsweep.sweep import make_packs
 from bnsweep.sweep.ledger import Ledger

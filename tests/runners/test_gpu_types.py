@@ -14,8 +14,9 @@ from bnsweep.runners import GpuType, LocalRunner, PlannedPacks, Progress, access
 from bnsweep.runners.cluster import Cluster
 from bnsweep.runners.gpu_types import GpuPlaces
 from bnsweep.runners.messages import unit_key
+from bnsweep.runners.searcher import PackSearcher
 from bnsweep.runners.source import FixedPacks, calibration_unit, pack_unit
-from bnsweep.runners.tune import PackSearcher, TuneRunner
+from bnsweep.runners.tune import TuneRunner
 from bnsweep.sweep import make_plan
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.trial import TrialConfig

@@ -15,8 +15,9 @@ import pytest
 
 from bnsweep import api
 from bnsweep.runners import FixedPacks, LocalRunner, Progress
+from bnsweep.runners.searcher import PackSearcher
 from bnsweep.runners.source import Unit
-from bnsweep.runners.tune import PackSearcher, _Watch
+from bnsweep.runners.tune import _Watch
 from bnsweep.sweep.ledger import Ledger
 
 pytestmark = [
