@@ -222,17 +222,20 @@ class _Visit:
 
     def versions(self) -> str:
         """Look whether versions are the same everywhere."""
+        from bnsweep.runners import admission
+
         answers = self._answers
-        self.cluster.check_versions(answers)
+        admission.check_versions(answers)
         first = next(iter(answers.values()))
         shown = ", ".join(f"{name} {first['packages'][name]}" for name in ("torch", "ray", "mlflow"))
         return f"Python {first['python']}, {shown} on every machine ({len(answers)})"
 
     def storage(self, folder: Place, uri: str | None) -> str:
         """Let every machine write where results will lie, and read it back here."""
+        from bnsweep.runners import admission
         from bnsweep.sweep.ledger import Ledger
 
-        self.cluster.check_storage(str(folder), uri)
+        admission.check_storage(self.cluster.look, str(folder), uri)
         if self.spec and not (folder / self.spec.name / "ledger.json").is_file():
             Ledger.check_place(folder / self.spec.name)
         return f"{folder} was written by every worker's machine and read here"

@@ -337,7 +337,7 @@ def _check_ray(jobs: Jobs) -> None:
     """Refuse a cluster with another Ray than the one that the sweep file was checked with."""
     from importlib import metadata
 
-    from bnsweep.runners.cluster import table
+    from bnsweep.runners.admission import table
 
     own, theirs = metadata.version("ray"), jobs.ray_version
     if own.split(".")[:2] != theirs.split(".")[:2]:

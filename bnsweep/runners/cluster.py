@@ -1,32 +1,26 @@
-"""The Ray cluster that this process has joined: what its machines have, and what must hold on them."""
+"""The Ray cluster that this process has joined: its machines, what they answer, and waiting for room."""
 
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bnsweep.errors import BnsweepError, ServiceError, StorageError
-from bnsweep.sweep.places import ObjectPath, Place, place
-from bnsweep.tracking.uris import sqlite_path
+from bnsweep.errors import BnsweepError, ServiceError
 from bnsweep.trial import TrialConfig
 
-from . import node_probe
+from . import admission, node_probe
 from .autoscaler import adds_machines, autoscaler_state, never_fits
 from .machine import Node
 from .origin import hide_secrets
 from .preflight import Preflight
 
-__all__ = ["Cluster", "table"]
+__all__ = ["Cluster"]
 
 LOOK_SECONDS = 120.0
 """How long a node may take to answer; it may have to start a Python and unpack this package."""
@@ -38,8 +32,6 @@ TELL_SECONDS = 30.0
 
 HEAD_SECONDS = 60.0
 """How long a cluster that is a head alone is waited for to say that it grows."""
-
-_EMBEDDED = ("digits", "gaussian")
 
 
 class Cluster:
@@ -87,8 +79,6 @@ class Cluster:
         """Whether an autoscaler adds machines."""
         return adds_machines(autoscaler_state())
 
-    # -- what must hold --------------------------------------------------------------------------
-
     def admit(self, cpus: float, gpus: float, storage: str, uri: str | None) -> None:
         """Look, before anything is written, whether workers can do here what they have to do.
 
@@ -112,8 +102,8 @@ class Cluster:
                 f"note: GPUs of several types ({names}), and {why}: packs are sized by that which measures "
                 "first; resources.pack_size fixes their size"
             )
-        self.check_versions()
-        self.check_storage(storage, uri)
+        admission.check_versions(self.look())
+        admission.check_storage(self.look, storage, uri)
 
     def await_place(self) -> None:
         """Wait until some machine is large enough for a worker, where none is yet but one may come.
@@ -132,17 +122,6 @@ class Cluster:
             ray.cancel(task, force=True)
             raise
 
-    def check_storage(self, storage: str, uri: str | None) -> None:
-        """Refuse folders of results and of a SQLite store that workers do not share with the driver.
-
-        Raises:
-            BnsweepError: Naming the nodes, and what to do.
-        """
-        self.check_shared(_absolute(storage, "storage"), "The folder of results")
-        file = sqlite_path(uri) if uri else None
-        if file is not None and str(file.parent) != storage:
-            self.check_shared(_absolute(str(file.parent), "tracking.uri"), "The folder of the SQLite store")
-
     def check_place(self, cpus: float, gpus: float) -> None:
         """Refuse a worker for which no machine, here or to come, is large enough.
 
@@ -152,7 +131,7 @@ class Cluster:
         self._resources = cpus, gpus
         if self.slots(cpus, gpus) or self.grows or self._grows_soon():
             return
-        raise BnsweepError(_no_place(cpus, gpus, self.nodes))
+        raise BnsweepError(admission.no_place(cpus, gpus, self.nodes))
 
     def _grows_soon(self) -> bool:
         """Wait for the first word of an autoscaler, where the cluster is a head alone, as one just begun."""
@@ -169,105 +148,6 @@ class Cluster:
             raise BnsweepError(
                 "Workers must be able to use the GPUs that Ray gives them, but torch sees none there. "
                 "Install a torch build with CUDA and the driver on the machines, or set resources.gpus to 0."
-            )
-
-    def check_versions(self, answers: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        """Compare Python and packages of every node with the driver's.
-
-        Args:
-            answers: What nodes said, by node; they are asked by default.
-
-        Raises:
-            BnsweepError: With a table, if one differs.
-        """
-        answers = self.look() if answers is None else answers
-        own = node_probe.look_around({"packages": node_probe.PACKAGES})
-        rows = _differences(own, list(answers.values()))
-        if rows:
-            raise BnsweepError(
-                "Every machine must run the same versions as the driver, but these differ:\n"
-                f"{table(rows)}\nInstall the same constraints.txt on all of them, or use one image."
-            )
-
-    def check_shared(self, folder: Place, what: str) -> None:
-        """Refuse a folder that some worker does not share with the driver, or a store it cannot use.
-
-        A file is written here, read there and answered; nothing is left behind.
-
-        Args:
-            folder: The folder; made if absent. Or a place in a store.
-            what: What it is for, for the message.
-
-        Raises:
-            BnsweepError: Naming the nodes, and what to do.
-            StorageError: If the store does not answer here.
-        """
-        made = []
-        if isinstance(folder, Path):
-            made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        probe = folder / f".bnsweep-probe-{secrets.token_hex(8)}"
-        nonce = secrets.token_hex(16)
-        try:
-            try:
-                probe.mkdir(parents=True)
-                (probe / "driver").write_text(nonce)
-                if isinstance(probe, ObjectPath) and (probe / "driver").create(b"again"):
-                    raise BnsweepError(
-                        f"The store at {folder} must keep what is there when it is told to (If-None-Match), "
-                        "but it wrote over it: two drivers could not be kept apart. Use another store."
-                    )
-            except StorageError:
-                raise
-            except OSError as error:
-                raise BnsweepError(
-                    f"{what} must be writable, but writing in {folder} failed: {error.strerror or error}. "
-                    "Mend the permissions or choose another folder."
-                ) from error
-            bad = self._unshared(probe, nonce)
-        finally:
-            if isinstance(probe, ObjectPath):
-                with suppress(OSError):
-                    probe.remove_all()
-            else:
-                shutil.rmtree(probe, ignore_errors=True)
-            for parent in made:
-                if parent.is_dir() and not any(parent.iterdir()):
-                    parent.rmdir()
-        if bad:
-            raise BnsweepError(
-                f"{what} must be shared by all machines of the cluster, but {folder} is not: "
-                f"{'; '.join(bad)}. Use a folder that every machine mounts (NFS), or s3://BUCKET/PREFIX for "
-                "results and an MLflow server for tracking."
-            )
-
-    def _unshared(self, probe: Place, nonce: str) -> list[str]:
-        answers = self.look({"folder": str(probe), "nonce": nonce})
-        bad = [f"{answer['host']} says {answer['shared']}" for answer in answers.values() if answer["shared"]]
-        if bad:
-            return bad
-        until = time.monotonic() + 5
-        for node, answer in answers.items():
-            while not (probe / node).exists() and time.monotonic() < until:
-                time.sleep(0.1)  # folders of a network disk are cached for a moment
-            if not (probe / node).exists():
-                bad.append(f"what {answer['host']} writes there is not seen here")
-        return bad
-
-    def check_data(self, root: str | None, trials: Sequence[TrialConfig]) -> None:
-        """Refuse a data root that some machines have and others lack.
-
-        Raises:
-            BnsweepError: Naming those that lack it.
-        """
-        if root is None or all(str(trial.parameters["dataset"]) in _EMBEDDED for trial in trials):
-            return
-        answers = self.look({"data_root": root}).values()
-        lacking = sorted(answer["host"] for answer in answers if not answer["data"])
-        if lacking and len(lacking) < len(answers):
-            raise BnsweepError(
-                f"The data must lie at one place on every machine, but {root} is absent on "
-                f"{', '.join(lacking)}. Mount it there, or name a folder that all machines share in "
-                "data_root or $BNSWEEP_DATA."
             )
 
     def look(self, request: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
@@ -328,7 +208,7 @@ class Cluster:
             raise
         if answer.get("error"):
             raise BnsweepError(answer["error"])
-        self.check_data(data_root, trials)
+        admission.check_data(self.look, data_root, trials)
         return Preflight(tuple(answer["notes"]), dict(answer["stacks"]), int(answer["gpus"]))
 
     def _wait(self, task: Any) -> dict[str, Any]:
@@ -339,7 +219,7 @@ class Cluster:
             if time.monotonic() - began > self.patience:
                 raise TimeoutError(f"no place was free for a worker within {self.patience:.0f} s")
             if not self.slots(cpus, gpus) and never_fits(autoscaler_state(), cpus, gpus):
-                raise BnsweepError(_no_place(cpus, gpus, self.nodes, grows=True))
+                raise BnsweepError(admission.no_place(cpus, gpus, self.nodes, grows=True))
             if time.monotonic() - told > TELL_SECONDS or (told == began and time.monotonic() - began > 5):
                 told = time.monotonic()
                 have = self.slots(cpus, gpus)
@@ -372,18 +252,6 @@ def _look_there(request: dict[str, Any]) -> dict[str, Any]:
         return {"error": hide_secrets(str(error))}
 
 
-def _absolute(folder: str, key: str) -> Place:
-    """Return a folder that means the same on every machine, or a place in a store."""
-    path = place(folder)
-    if isinstance(path, Path) and not path.is_absolute():
-        raise BnsweepError(
-            f"{key} must be an absolute folder that all machines share, or s3://BUCKET/PREFIX, but found "
-            f"{folder}. Name it in the file, with --storage, or in $BNSWEEP_STORAGE on the cluster's "
-            "machines."
-        )
-    return path
-
-
 def _by_value() -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return the probe such that it travels as code, not as the name of a module that may be absent."""
     ray.cloudpickle.register_pickle_by_value(node_probe)
@@ -401,45 +269,6 @@ def _node(entry: Mapping[str, Any]) -> Node:
         entry["NodeID"],
         entry["NodeManagerAddress"],
     )
-
-
-def _no_place(cpus: float, gpus: float, nodes: Sequence[Node], grows: bool = False) -> str:
-    """Say that no machine is large enough for one worker, and what the machines have."""
-    asked = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
-    rows = [("machine", "CPUs", "GPUs")]
-    rows += [
-        (node.host, f"{node.cpus:g}", f"{node.gpus:g}{' ' + node.gpu if node.gpu else ''}") for node in nodes
-    ]
-    more = " and the autoscaler has no larger kind" if grows else ""
-    return (
-        f"One worker must fit on one machine, but resources ask for {asked}, and no machine has that{more}:\n"
-        f"{table(rows)}\nAsk for less, or add a larger machine."
-    )
-
-
-def _differences(own: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return a table of what differs between the driver and the nodes; empty where nothing does."""
-    everyone = [own, *answers]
-    rows = [("", "driver", *(str(answer["host"]) for answer in answers))]
-    values = {"python": [one["python"] for one in everyone]}
-    for name in own["packages"]:
-        values[name] = [one["packages"][name].partition("+")[0] for one in everyone]
-    values["bnsweep"] = [one["source"] or "absent" for one in everyone]
-    rows += [(name, *found) for name, found in values.items() if len(set(found)) > 1]
-    return rows if len(rows) > 1 else []
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as lines with aligned columns.
-
-    Example:
-        >>> print(table([("a", "bb"), ("ccc", "d")]))
-          a    bb
-          ccc  d
-    """
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(f"  {line.rstrip()}" for line in lines)
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from bnsweep import matching, remote
 from bnsweep.cli import main
 from bnsweep.errors import BnsweepError, ServiceError
 from bnsweep.runners import access, parcel
-from bnsweep.runners.cluster import _differences, _no_place
+from bnsweep.runners.admission import _differences, no_place
 from bnsweep.runners.jobs import connect
 from bnsweep.runners.machine import Node
 from bnsweep.runners.origin import hide_secrets
@@ -158,7 +158,7 @@ def test_slots_are_counted_on_each_machine() -> None:
     assert sum(node.slots(5, 0) for node in nodes) == 0
     assert Node("g", 16, 4).slots(1, 0.4) == 8, "two a GPU; shares do not span GPUs"
     assert Node("g", 16, 3).slots(1, 2) == 1
-    text = _no_place(5, 0, nodes)
+    text = no_place(5, 0, nodes)
     assert "5 CPUs" in text
     assert "  b        4     0" in text
 
