@@ -2,7 +2,7 @@ r"""Internal covariate shift as the paper defines it: how far earlier layers' up
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -11,9 +11,12 @@ from torch import Tensor
 
 from bnsweep.probes.gradients import LayeredLoss, LossFn, Params, member_gradients
 from bnsweep.probes.linear import linear_gradients
-from bnsweep.probes.reductions import member_difference
+from bnsweep.probes.reductions import BLOCK, member_difference
 
 __all__ = ["ICSReading", "LayerBlock", "internal_covariate_shift", "linear_covariate_shift"]
+
+Pair = tuple[Sequence[Tensor], Sequence[Tensor]]
+"""The gradients of one layer before and after, by each of its parameters that are measured."""
 
 
 class LayerBlock(Protocol):
@@ -145,16 +148,18 @@ def internal_covariate_shift(
     old = gradients if gradients is not None else member_gradients(loss_fn, before, names)[1]
     later = loss_fn_after or loss_fn
     moved = _shared_prefix(later, after) if method == "shared" and isinstance(later, LayeredLoss) else None
-    pairs = []
-    for i in indices:
-        own = {name: old[name] for name in targets[i]}
-        if i == 1 and loss_fn_after is None:
-            pairs.append((own, own))
-            continue
-        earlier = {name for layer in layers[: i - 1] for name in layer.block}
-        hybrid = {name: after[name] if name in earlier else before[name] for name in before}
-        pairs.append((own, member_gradients(moved(i) if moved else later, hybrid, targets[i])[1]))
-    return _reading(indices, pairs, members)
+
+    def pairs() -> Iterator[Pair]:
+        for i in indices:
+            own = [old[name] for name in targets[i]]
+            if i == 1 and loss_fn_after is None:
+                yield own, own
+                continue
+            earlier = {name for layer in layers[: i - 1] for name in layer.block}
+            hybrid = {name: after[name] if name in earlier else before[name] for name in before}
+            yield own, list(member_gradients(moved(i) if moved else later, hybrid, targets[i])[1].values())
+
+    return ICSReading(indices, *_compared(pairs(), members))
 
 
 def linear_covariate_shift(
@@ -193,9 +198,13 @@ def linear_covariate_shift(
         [side[layer.weight].reshape(members, -1, side[layer.weight].shape[1]) for layer in layers]
         for side in (before, after)
     )
-    still, moved = linear_gradients(old, new, x, y)
-    pairs = [({"": still[i - 1].flatten(0, 1)}, {"": moved[i - 1].flatten(0, 1)}) for i in indices]
-    return _reading(indices, pairs, members)
+    gradients = enumerate(linear_gradients(old, new, x, y), 1)
+    pairs = (
+        ([still.flatten(0, 1)], [moved.flatten(0, 1)]) for i, (still, moved) in gradients if i in indices
+    )
+    values = _compared(pairs, members)
+    rows = sorted(set(indices))
+    return ICSReading(indices, *values[:, [rows.index(i) for i in indices]])
 
 
 def _shared_prefix(loss_fn: LayeredLoss, after: Params) -> Callable[[int], LossFn]:
@@ -205,27 +214,38 @@ def _shared_prefix(loss_fn: LayeredLoss, after: Params) -> Callable[[int], LossF
     return lambda first: lambda params: loss_fn.onward(params, first, entering[first - 1])
 
 
-def _reading(
-    indices: tuple[int, ...], pairs: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], members: int
-) -> ICSReading:
-    """Compare the gradients of each layer before and after, layers of one shape together."""
-    groups: dict[tuple[torch.Size, ...], list[int]] = {}
-    for row, (old, _) in enumerate(pairs):
-        groups.setdefault(tuple(gradient.shape for gradient in old.values()), []).append(row)
-    values = torch.empty(3, len(pairs), members, dtype=torch.float64)
-    for shapes, rows in groups.items():
-        sides = [
+def _compared(pairs: Iterable[Pair], members: int) -> Tensor:
+    """Return distance, cosine and relative distance of each layer's gradients, ``[3, layers, K]``."""
+    found = []
+    for alike in _alike(pairs):
+        old, new = (
             {
-                str(place): torch.cat([list(pairs[row][side].values())[place] for row in rows])
-                for place in range(len(shapes))
+                str(place): torch.cat(parts) if len(parts) > 1 else parts[0]
+                for place, parts in enumerate(zip(*side, strict=True))
             }
-            for side in (0, 1)
-        ]
-        found = member_difference(sides[0], sides[1], len(rows) * members)
-        compared = torch.stack([found.difference, found.cosine, found.difference / found.norm])
-        values[:, rows] = compared.view(3, len(rows), members).cpu()
-    l2, cosine, relative = values.unbind(dim=0)
-    return ICSReading(indices, l2, cosine, relative)
+            for side in zip(*alike, strict=True)
+        )
+        one = member_difference(old, new, len(alike) * members)
+        rows = torch.stack([one.difference, one.cosine, one.difference / one.norm])
+        found.append(rows.view(3, len(alike), members))
+    return torch.cat(found, dim=1).cpu()
+
+
+def _alike(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """Yield layers of the same shapes that follow each other together, while they are small."""
+    alike: list[Pair] = []
+    shapes, room = None, 0
+    for pair in pairs:
+        own = [gradient.shape for gradient in pair[0]]
+        size = sum(shape.numel() for shape in own)
+        if alike and (own != shapes or size > room):
+            yield alike
+            alike = []
+        if not alike:
+            shapes, room = own, BLOCK
+        alike.append(pair)
+        room -= size
+    yield alike
 
 
 def _check(before: Params, after: Params, layers: Sequence[LayerBlock], measured: tuple[int, ...]) -> None:

@@ -2,7 +2,7 @@ r"""The gradients of a deep linear network without norm in closed form, from sec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ __all__ = ["linear_gradients"]
 
 def linear_gradients(
     weights: Sequence[Tensor], earlier: Sequence[Tensor], x: Tensor, y: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:
-    r"""Return the gradient by every layer, and that with other weights in the layers before it.
+) -> Iterator[tuple[Tensor, Tensor]]:
+    r"""Yield the gradient by every layer, and that with other weights in the layers before it.
 
     For :math:`L = \tfrac12 \sum_n \lVert W_k \cdots W_1 x_n - y_n \rVert^2` and layer :math:`i`, with
     :math:`S_i = W_k \cdots W_{i+1}` and :math:`P_i = V_{i-1} \cdots V_1`,
@@ -31,18 +31,18 @@ def linear_gradients(
         x: Inputs, ``[K, N, I]``.
         y: Targets, ``[K, N, O]``.
 
-    Returns:
-        The gradients by each layer's weights, float64 ``[K, O, I]``: with the layers before it as they
-        are, and with the other weights there.
+    Yields:
+        For each layer, from the first, the gradients by its weights, float64 ``[K, O, I]``: with the layers
+        before it as they are, and with the other weights there.
 
     Example:
         Two scalar layers on :math:`x = 1, y = 1`, so that :math:`\partial L / \partial w_2 = w_1 (w_1 w_2
         - 1)`: 2 with the old :math:`w_1 = 2`, and 6 with the new one, 3.
 
         >>> one = torch.ones(1, 1, 1)
-        >>> still, moved = linear_gradients([2 * one, one], [3 * one, 9 * one], one, one)
-        >>> [g.item() for g in still], [g.item() for g in moved]
-        ([1.0, 2.0], [1.0, 6.0])
+        >>> found = linear_gradients([2 * one, one], [3 * one, 9 * one], one, one)
+        >>> [(still.item(), moved.item()) for still, moved in found]
+        [(1.0, 1.0), (2.0, 6.0)]
     """
     w, v, inputs, targets = (
         [matrix.detach().to(torch.float64) for matrix in side] for side in (weights, earlier, [x], [y])
@@ -51,13 +51,12 @@ def linear_gradients(
     behind = [w[-1]]  # W_k, W_k W_{k-1}, ..., S_0
     for matrix in reversed(w[:-1]):
         behind.append(behind[-1] @ matrix)
-    still: list[Tensor] = []
-    moved: list[Tensor] = []
     error = behind[-1] @ square - cross  # (S_0 X - Y) X^T, and P_i^T from the right with the old weights
-    for i in range(len(w)):
-        other = behind[-1 - i] @ square - cross
-        for gradients, own in ((still, error), (moved, other)):
-            gradients.append(own if i == len(w) - 1 else behind[-2 - i].mT @ own)
-        error = error @ w[i].mT
-        square, cross = v[i] @ square @ v[i].mT, cross @ v[i].mT
-    return still, moved
+    for i, (own, new) in enumerate(zip(w, v, strict=True)):
+        other = torch.baddbmm(cross, behind[-1 - i], square, beta=-1)
+        if i == len(w) - 1:
+            yield error, other
+            return
+        yield behind[-2 - i].mT @ error, behind[-2 - i].mT @ other
+        error, cross = error @ own.mT, cross @ new.mT
+        square = new @ square @ new.mT

@@ -19,11 +19,14 @@ __all__ = ["MemberDifference", "member_difference", "member_distance", "member_n
 _WIDTH = 1 << 16
 """Entries of one member that are reduced at a time."""
 
-_BLOCK = 1 << 17
+BLOCK = 1 << 17
 """Entries of all members that are worked on at a time: they stay in cache."""
 
 _PARTS = 4
 """Parts of a row that are added up one after another, before what is left is summed as a tree."""
+
+_FAR = 2.0**300
+"""Magnitudes beyond it, or below its inverse, are scaled before they are squared."""
 
 Vectors = Callable[..., tuple[Tensor, ...]]
 """Makes the vectors whose products are wanted from those that are given."""
@@ -194,7 +197,7 @@ def _pieces(sides: Sequence[Mapping[str, Tensor]], members: int) -> Iterator[tup
     for name in sides[0]:
         matrices = [side[name].detach().reshape(members, -1) for side in sides]
         if waiting and width + matrices[0].shape[1] > _WIDTH:
-            yield tuple(torch.cat(own, dim=1) for own in zip(*waiting, strict=True))
+            yield _joined(waiting)
             waiting, width = [], 0
         if matrices[0].shape[1] > _WIDTH:
             yield from zip(*(torch.split(own, _WIDTH, dim=1) for own in matrices), strict=True)
@@ -202,7 +205,21 @@ def _pieces(sides: Sequence[Mapping[str, Tensor]], members: int) -> Iterator[tup
             waiting.append(matrices)
             width += matrices[0].shape[1]
     if waiting:
-        yield tuple(torch.cat(own, dim=1) for own in zip(*waiting, strict=True))
+        yield _joined(waiting)
+
+
+def _blocks(matrix: Tensor) -> list[slice]:
+    """Return the rows of ``[K, n]`` that are worked on at a time."""
+    members, width = matrix.shape
+    rows = max(1, BLOCK // max(1, width))
+    return [slice(first, first + rows) for first in range(0, members, rows)]
+
+
+def _joined(waiting: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    """Put matrices of each side beside each other; a single one is not copied."""
+    if len(waiting) == 1:
+        return tuple(waiting[0])
+    return tuple(torch.cat(own, dim=1) for own in zip(*waiting, strict=True))
 
 
 def _sums(
@@ -215,13 +232,11 @@ def _sums(
     scales = _scales(sides, members, vectors)
     terms = []
     for piece in _pieces(sides, members):
-        rows = max(1, _BLOCK // max(1, piece[0].shape[1]))
-        blocks = [slice(first, first + rows) for first in range(0, members, rows)]
         found = [
             _block(
                 [own[block] for own in piece], vectors, products, None if scales is None else scales[:, block]
             )
-            for block in blocks
+            for block in _blocks(piece[0])
         ]
         terms.append(torch.cat(found, dim=1))
     sums = pairwise_sum(torch.stack(terms, dim=2), dim=2)
@@ -235,29 +250,39 @@ def _block(
     width = max(1, -(-piece[0].shape[1] // _PARTS))
     total = piece[0].new_zeros(len(products), len(piece[0]), width, dtype=torch.float64)
     term = torch.empty_like(total)
-    for parts in zip(*(torch.split(own, width, dim=1) for own in piece), strict=True):
+    for number, parts in enumerate(zip(*(torch.split(own, width, dim=1) for own in piece), strict=True)):
+        into = (term if number else total)[:, :, : parts[0].shape[1]]
         found = vectors(*(part.to(torch.float64) for part in parts))
         if scales is not None:
             found = tuple(vector / scale for vector, scale in zip(found, scales, strict=True))
         for row, (left, right) in enumerate(products):
-            torch.mul(found[left], found[right], out=term[row, :, : parts[0].shape[1]])
-        total[:, :, : parts[0].shape[1]].add_(term[:, :, : parts[0].shape[1]])
+            torch.mul(found[left], found[right], out=into[row])
+        if number:
+            total[:, :, : parts[0].shape[1]].add_(into)
     return _tree(total)
 
 
 def _scales(sides: Sequence[Mapping[str, Tensor]], members: int, vectors: Vectors) -> Tensor | None:
     """Return powers of two near the largest magnitude of each vector, float64 ``[n, K, 1]``.
 
-    None where all is of a narrower type than float64, whose range the squares cannot leave.
+    1 where the squares stay far within the range of float64, so that dividing would change no bit; None
+    where all are 1, as always where all is of a narrower type.
     """
     if not any(tensor.dtype == torch.float64 for side in sides for tensor in side.values()):
         return None
     parts = [
-        torch.stack(
-            [torch.maximum(v.amax(1, keepdim=True), -v.amin(1, keepdim=True)) for v in vectors(*piece)]
+        torch.cat(
+            [
+                torch.stack([torch.maximum(v.amax(1, keepdim=True), -v.amin(1, keepdim=True)) for v in own])
+                for own in (vectors(*(side[block] for side in piece)) for block in _blocks(piece[0]))
+            ],
+            dim=1,
         )
         for piece in _pieces(sides, members)
     ]
     largest = torch.cat(parts, dim=2).to(torch.float64).amax(dim=2, keepdim=True)
-    usable = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
+    far = ~((largest >= 1 / _FAR) & (largest <= _FAR)) & largest.isfinite() & (largest > 0)
+    if not far.any():
+        return None
+    usable = torch.where(far, largest, 1.0)
     return usable / (2 * torch.frexp(usable).mantissa)
