@@ -7,6 +7,7 @@ store that is away for longer is asked again, with growing pauses, for :data:`PA
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -31,6 +32,9 @@ FIRST_PATIENCE_SECONDS = 15.0
 
 WORKERS = 16
 """Requests on their way at once."""
+
+MOST_LISTED = 1000
+"""Objects in one answer to a listing: the most that S3 gives."""
 
 _LONGEST_PAUSE_S = 5.0
 _MULTIPART_BYTES = 64 * 2**20
@@ -157,7 +161,7 @@ class ObjectStore:
         self._ask("deleting", bucket, key, lambda: self._client.delete_object(Bucket=bucket, Key=key))
 
     def list(
-        self, bucket: str, prefix: str, *, flat: bool = True, most: int | None = None
+        self, bucket: str, prefix: str, *, flat: bool = True, most: int | None = None, goes_on: str = ""
     ) -> tuple[list[Facts], list[str]]:
         """List the objects whose key begins with ``prefix``.
 
@@ -166,6 +170,8 @@ class ObjectStore:
             prefix: Beginning of the keys.
             flat: Whether to list all of them; otherwise only those without a further slash.
             most: Stop after so many.
+            goes_on: Where there are more than one answer holds, list side by side what begins with
+                ``prefix`` and each of these characters, and nothing else.
 
         Returns:
             The objects by key, and, unless ``flat``, the beginnings up to a slash of all others.
@@ -173,8 +179,7 @@ class ObjectStore:
         objects: list[Facts] = []
         folders: list[str] = []
         options: dict[str, Any] = {} if flat else {"Delimiter": "/"}
-        if most is not None:
-            options["MaxKeys"] = most
+        options["MaxKeys"] = MOST_LISTED if most is None else most
         while True:
 
             def ask(options: dict[str, Any] = dict(options)) -> dict[str, Any]:  # noqa: B006
@@ -188,6 +193,12 @@ class ObjectStore:
             folders += [str(item["Prefix"]) for item in page.get("CommonPrefixes", ())]
             if most is not None or not page.get("IsTruncated"):
                 return objects, folders
+            if goes_on and objects:
+                reached = objects[-1].key[: len(prefix) + 1]
+                rest = [prefix + character for character in sorted(goes_on) if prefix + character >= reached]
+                whole = [facts for facts in objects if facts.key < reached]
+                parts = in_parallel(lambda beginning: self.list(bucket, beginning)[0], rest)
+                return [*whole, *itertools.chain.from_iterable(parts)], []
             options["ContinuationToken"] = page["NextContinuationToken"]
 
     def _ask(self, does: str, bucket: str, key: str, ask: Callable[[], T]) -> T:

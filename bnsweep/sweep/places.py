@@ -155,9 +155,14 @@ class ObjectPath:
             if fnmatchcase(path.name, pattern):
                 yield path
 
-    def walk(self) -> dict[ObjectPath, Facts]:
-        """Return every object below it with its size and version, from one listing."""
-        objects, _ = connection().list(self.bucket, self._below)
+    def walk(self, named: str = "") -> dict[ObjectPath, Facts]:
+        """Return every object below it with its size and version.
+
+        Args:
+            named: Where there are thousands, return those whose names begin with one of these characters,
+                listed side by side.
+        """
+        objects, _ = connection().list(self.bucket, self._below, goes_on=named)
         return {ObjectPath(self.bucket, facts.key): facts for facts in objects}
 
     # -- reading and writing ---------------------------------------------------------------------

@@ -14,6 +14,7 @@ from bnsweep.sweep import object_store
 from bnsweep.sweep.ledger import Ledger
 from bnsweep.sweep.places import place
 from bnsweep.sweep.records import Record
+from bnsweep.sweep.stored_trials import StoredTrials
 from bnsweep.trial import TrialConfig
 
 ROWS = [(0, "x", 0, 1.0, 1), (10, "x", 0, 0.5, 2)]
@@ -222,6 +223,23 @@ def test_many_records_are_one_listing_and_are_read_once(s3: Any, ledger: Ledger)
     s3.faults()
     first.done()
     assert len(s3.seen()) == 1
+
+
+def test_trials_of_many_pages_are_listed_side_by_side(
+    s3: Any, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.write_records((make_record(seed), ROWS) for seed in range(60))
+    (ledger.root / "trials" / "Z-not-a-trial").write_bytes(b"")
+    at_once = StoredTrials(ledger.root).listing()
+    assert len(at_once) == 60 and all(len(own) == 2 for own in at_once.values())
+    monkeypatch.setattr(object_store, "MOST_LISTED", 7)
+    s3.faults({"method": "GET", "kind": "slow", "seconds": 0.3})
+    began = time.monotonic()
+    assert list(StoredTrials(ledger.root).listing().items()) == list(at_once.items())
+    took, asked = time.monotonic() - began, len(s3.seen())
+    assert asked > 18 and took < 0.3 * asked / 3
+    s3.faults({"method": "GET", "key": s3.bucket, "kind": "503", "skip": 5, "times": 4})
+    assert StoredTrials(ledger.root).listing() == at_once
 
 
 def test_whoever_reads_few_records_at_a_time_makes_an_index_too(s3: Any, ledger: Ledger) -> None:
