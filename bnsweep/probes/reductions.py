@@ -249,16 +249,17 @@ def _block(
     """Add up a few parts of the rows side by side, then the tree over what is left."""
     width = max(1, -(-piece[0].shape[1] // _PARTS))
     total = piece[0].new_zeros(len(products), len(piece[0]), width, dtype=torch.float64)
-    term = torch.empty_like(total)
+    term = torch.empty_like(total[0])
     for number, parts in enumerate(zip(*(torch.split(own, width, dim=1) for own in piece), strict=True)):
-        into = (term if number else total)[:, :, : parts[0].shape[1]]
+        size = parts[0].shape[1]
         found = vectors(*(part.to(torch.float64) for part in parts))
         if scales is not None:
             found = tuple(vector / scale for vector, scale in zip(found, scales, strict=True))
-        for row, (left, right) in enumerate(products):
-            torch.mul(found[left], found[right], out=into[row])
-        if number:
-            total[:, :, : parts[0].shape[1]].add_(into)
+        for sums, (left, right) in zip(total[:, :, :size], products, strict=True):
+            if number:
+                sums.add_(torch.mul(found[left], found[right], out=term[:, :size]))
+            else:
+                torch.mul(found[left], found[right], out=sums)
     return _tree(total)
 
 
