@@ -53,10 +53,11 @@ def linear_gradients(
         behind.append(behind[-1] @ matrix)
     error = behind[-1] @ square - cross  # (S_0 X - Y) X^T, and P_i^T from the right with the old weights
     for i, (own, new) in enumerate(zip(w, v, strict=True)):
-        other = torch.baddbmm(cross, behind[-1 - i], square, beta=-1)
+        other = torch.baddbmm(cross, behind[-1 - i], square, beta=-1) if i else error
         if i == len(w) - 1:
             yield error, other
             return
-        yield behind[-2 - i].mT @ error, behind[-2 - i].mT @ other
+        still = behind[-2 - i].mT @ error
+        yield still, behind[-2 - i].mT @ other if i else still
         error, cross = error @ own.mT, cross @ new.mT
         square = new @ square @ new.mT
