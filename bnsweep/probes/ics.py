@@ -228,6 +228,7 @@ def _compared(pairs: Iterable[Pair], members: int) -> Tensor:
         one = member_difference(old, new, len(alike) * members)
         rows = torch.stack([one.difference, one.cosine, one.difference / one.norm])
         found.append(rows.view(3, len(alike), members))
+        del alike, old, new  # the next layer's pass begins now
     return torch.cat(found, dim=1).cpu()
 
 

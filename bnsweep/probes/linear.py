@@ -53,7 +53,7 @@ def linear_gradients(
         behind.append(behind[-1] @ matrix)
     error = behind[-1] @ square - cross  # (S_0 X - Y) X^T, and P_i^T from the right with the old weights
     for i, (own, new) in enumerate(zip(w, v, strict=True)):
-        other = torch.baddbmm(cross, behind[-1 - i], square, beta=-1) if i else error
+        other = (behind[-1 - i] @ square).sub_(cross) if i else error
         if i == len(w) - 1:
             yield error, other
             return

@@ -25,8 +25,8 @@ BLOCK = 1 << 17
 _PARTS = 4
 """Parts of a row that are added up one after another, before what is left is summed as a tree."""
 
-_FAR = 2.0**300
-"""Magnitudes beyond it, or below its inverse, are scaled before they are squared."""
+_FAR = 2.0**200
+"""Magnitudes beyond it, or below its inverse, are scaled before products of four of them are taken."""
 
 Vectors = Callable[..., tuple[Tensor, ...]]
 """Makes the vectors whose products are wanted from those that are given."""
@@ -266,8 +266,8 @@ def _block(
 def _scales(sides: Sequence[Mapping[str, Tensor]], members: int, vectors: Vectors) -> Tensor | None:
     """Return powers of two near the largest magnitude of each vector, float64 ``[n, K, 1]``.
 
-    1 where the squares stay far within the range of float64, so that dividing would change no bit; None
-    where all are 1, as always where all is of a narrower type.
+    1 where products stay far within the range of float64, so that dividing changes nothing; None where all
+    are 1, as always where all is of a narrower type. A GPU is not waited for to find that out.
     """
     if not any(tensor.dtype == torch.float64 for side in sides for tensor in side.values()):
         return None
@@ -283,7 +283,7 @@ def _scales(sides: Sequence[Mapping[str, Tensor]], members: int, vectors: Vector
     ]
     largest = torch.cat(parts, dim=2).to(torch.float64).amax(dim=2, keepdim=True)
     far = ~((largest >= 1 / _FAR) & (largest <= _FAR)) & largest.isfinite() & (largest > 0)
-    if not far.any():
+    if far.device.type == "cpu" and not far.any():
         return None
     usable = torch.where(far, largest, 1.0)
     return usable / (2 * torch.frexp(usable).mantissa)

@@ -87,7 +87,7 @@ def test_names_are_matched_and_not_their_order():
     assert member_difference(a, b, 1).difference.item() == pytest.approx(math.sqrt(50), rel=1e-15)
 
 
-@pytest.mark.parametrize("scale", [1e160, 1e-170, 1.0], ids=["huge", "tiny", "one"])
+@pytest.mark.parametrize("scale", [10.0**exponent for exponent in range(-170, 161, 5)])
 def test_norm_and_cosine_survive_squares_that_do_not(scale):
     a = {"w": scale * torch.tensor([3.0, 4.0], dtype=torch.float64)}
     b = {"w": scale * torch.tensor([4.0, 3.0], dtype=torch.float64)}
@@ -96,6 +96,19 @@ def test_norm_and_cosine_survive_squares_that_do_not(scale):
     assert found.difference.item() == pytest.approx(math.sqrt(2) * scale, rel=1e-15)
     assert found.cosine.item() == pytest.approx(0.96, rel=1e-15)
     assert member_difference(a, a, 1).cosine.item() == 1.0
+
+
+def test_a_member_of_another_magnitude_changes_no_bit_of_its_neighbours():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(8, 300, dtype=torch.float64, generator=generator) for _ in range(2))
+    sizes = 10.0 ** torch.arange(-160.0, 160.0, 40.0, dtype=torch.float64).unsqueeze(1)
+    a, b = a * sizes, b * sizes
+    together = member_difference({"w": a}, {"w": b}, 8)
+    for k in range(8):
+        alone = member_difference({"w": a[k : k + 1]}, {"w": b[k : k + 1]}, 1)
+        assert all(
+            one.item() == all_of_them[k].item() for one, all_of_them in zip(alone, together, strict=True)
+        )
 
 
 def test_overflow_and_nan_stay_with_their_member():
