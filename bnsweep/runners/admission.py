@@ -26,6 +26,9 @@ Answers = Mapping[str, Mapping[str, Any]]
 Look = Callable[[Mapping[str, Any]], Answers]
 """Asks every machine; takes the request."""
 
+SEEN_SECONDS = 5.0
+"""How long what another machine has written may take to be seen here; network disks cache folders."""
+
 _EMBEDDED = ("digits", "gaussian")
 
 
@@ -122,10 +125,10 @@ def _unshared(look: Look, probe: Place, nonce: str) -> list[str]:
     bad = [f"{answer['host']} says {answer['shared']}" for answer in answers.values() if answer["shared"]]
     if bad:
         return bad
-    until = time.monotonic() + 5
+    until = time.monotonic() + SEEN_SECONDS
     for node, answer in answers.items():
         while not (probe / node).exists() and time.monotonic() < until:
-            time.sleep(0.1)  # folders of a network disk are cached for a moment
+            time.sleep(0.1)
         if not (probe / node).exists():
             bad.append(f"what {answer['host']} writes there is not seen here")
     return bad
