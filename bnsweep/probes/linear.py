@@ -44,20 +44,25 @@ def linear_gradients(
         >>> [(still.item(), moved.item()) for still, moved in found]
         [(1.0, 1.0), (2.0, 6.0)]
     """
-    w, v, inputs, targets = (
-        [matrix.detach().to(torch.float64) for matrix in side] for side in (weights, earlier, [x], [y])
-    )
-    square, cross = inputs[0].mT @ inputs[0], targets[0].mT @ inputs[0]
-    behind = [w[-1]]  # W_k, W_k W_{k-1}, ..., S_0
-    for matrix in reversed(w[:-1]):
-        behind.append(behind[-1] @ matrix)
-    error = behind[-1] @ square - cross  # (S_0 X - Y) X^T, and P_i^T from the right with the old weights
-    for i, (own, new) in enumerate(zip(w, v, strict=True)):
-        other = (behind[-1 - i] @ square).sub_(cross) if i else error
-        if i == len(w) - 1:
+    inputs, targets = _double(x), _double(y)
+    square, cross = inputs.mT @ inputs, targets.mT @ inputs
+    behind = [_double(weights[-1])]  # W_k, W_k W_{k-1}, ..., S_0
+    for matrix in reversed(weights[:-1]):
+        behind.append(behind[-1] @ _double(matrix))
+    product = behind.pop()
+    error = other = product @ square - cross  # (S_0 X - Y) X^T, and P_i^T from the right with the old weights
+    for old, new in zip(weights, earlier, strict=True):
+        if not behind:
             yield error, other
             return
-        still = behind[-2 - i].mT @ error
-        yield still, behind[-2 - i].mT @ other if i else still
-        error, cross = error @ own.mT, cross @ new.mT
-        square = new @ square @ new.mT
+        product = behind.pop()
+        still = product.mT @ error
+        yield still, still if other is error else product.mT @ other
+        error = error @ _double(old).mT
+        v = _double(new)
+        square, cross = v @ square @ v.mT, cross @ v.mT
+        other = (product @ square).sub_(cross)
+
+
+def _double(matrix: Tensor) -> Tensor:
+    return matrix.detach().to(torch.float64)
