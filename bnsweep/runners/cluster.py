@@ -75,6 +75,12 @@ class Cluster:
         return counts
 
     @property
+    def has_this_machine(self) -> bool:
+        """Whether the machine of this process is still part of it."""
+        own = ray.get_runtime_context().get_node_id()
+        return any(node.node_id == own for node in self.nodes)
+
+    @property
     def grows(self) -> bool:
         """Whether an autoscaler adds machines."""
         return adds_machines(autoscaler_state())

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from bnsweep.errors import LedgerError
+from bnsweep.errors import LedgerError, ServiceError
 
 from .barrier import make_barrier
 from .cluster import Cluster
@@ -34,6 +34,9 @@ __all__ = ["TuneRunner"]
 
 MOST_WORKERS = 1000
 """Most workers that are asked for at once of a cluster that grows."""
+
+LOOK_SECONDS = 10.0
+"""How often the driver looks whether its own machine is still part of the cluster."""
 
 Report = Callable[[Progress], None]
 
@@ -94,17 +97,25 @@ class _Watch(tune.Callback):
 
 
 class _UntilStuck(tune.Stopper):
-    """Ends a run of Tune in which nothing can happen, so that another is begun."""
+    """Ends a run of Tune in which nothing can happen, so that another is begun, or the sweep ends.
+
+    A driver whose own raylet has died, the rest of the cluster being well, may be ended by Ray or not:
+    where it is not, all its workers are, and it waits for new ones for ever.
+    """
 
     def __init__(self, searcher: PackSearcher) -> None:
-        self.searcher, self.stopped = searcher, False
+        self.searcher, self.stopped, self.left = searcher, False, False
+        self._next_look = time.monotonic() + LOOK_SECONDS
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
         self.stopped = self.stopped or self.searcher.stuck()
-        return self.stopped
+        if time.monotonic() > self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            self.left = self.left or not Cluster().has_this_machine
+        return self.stopped or self.left
 
 
 class TuneRunner:
@@ -139,7 +150,7 @@ class TuneRunner:
 
         Raises:
             BnsweepError: If one worker needs more than the cluster has.
-            ServiceError: If Ray does not start or does not answer.
+            ServiceError: If Ray does not start or does not answer, or the driver's machine has left it.
         """
         with driver_folder() as folder, _ray(folder):
             try:
@@ -215,6 +226,11 @@ class TuneRunner:
         finally:
             with suppress(Exception):  # Ray itself may be gone
                 ray.kill(barrier)  # one that is only let go of leaves a socket here
+        if stopper.left:
+            raise ServiceError(
+                "The driver's machine must be part of the cluster to the end, but Ray has died there; see "
+                "ray status. Start Ray on it again, and resume."
+            )
         return stopper.stopped
 
 
