@@ -11,9 +11,12 @@ from torch import Tensor
 
 from bnsweep.probes.gradients import LayeredLoss, LossFn, Params, member_gradients
 from bnsweep.probes.linear import linear_gradients
-from bnsweep.probes.reductions import BLOCK, member_difference
+from bnsweep.probes.reductions import member_difference
 
 __all__ = ["ICSReading", "LayerBlock", "internal_covariate_shift", "linear_covariate_shift"]
+
+_TOGETHER = 1 << 17
+"""Entries of layers of one shape that are compared at once; below it calls cost more than numbers."""
 
 Pair = tuple[Sequence[Tensor], Sequence[Tensor]]
 """The gradients of one layer before and after, by each of its parameters that are measured."""
@@ -243,7 +246,7 @@ def _alike(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
             yield alike
             alike = []
         if not alike:
-            shapes, room = own, BLOCK
+            shapes, room = own, _TOGETHER
         alike.append(pair)
         room -= size
     yield alike

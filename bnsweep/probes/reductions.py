@@ -19,7 +19,7 @@ __all__ = ["MemberDifference", "member_difference", "member_distance", "member_n
 _WIDTH = 1 << 16
 """Entries of one member that are reduced at a time."""
 
-BLOCK = 1 << 17
+_BLOCK = 1 << 16
 """Entries of all members that are worked on at a time: they stay in cache."""
 
 _PARTS = 4
@@ -211,7 +211,7 @@ def _pieces(sides: Sequence[Mapping[str, Tensor]], members: int) -> Iterator[tup
 def _blocks(matrix: Tensor) -> list[slice]:
     """Return the rows of ``[K, n]`` that are worked on at a time."""
     members, width = matrix.shape
-    rows = max(1, BLOCK // max(1, width))
+    rows = max(1, _BLOCK // max(1, width))
     return [slice(first, first + rows) for first in range(0, members, rows)]
 
 
