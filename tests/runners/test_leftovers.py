@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ RAY_LEAVES = 1
 """Sockets that one start and end of Ray and Tune leaves: ``python -m benchmarks.soak --ray-alone 34``."""
 
 SWEEPS = """
-import copy, gc, json, os, sys
+import gc, json, os, sys, time
 from bnsweep import api
 from bnsweep.runners.joining import start_ray
 from bnsweep.runners.tune import TuneRunner
@@ -76,7 +78,11 @@ if __name__ == "__main__":
         outcome = api.run(sweep, storage=f"{storage}/{number}", runner=TuneRunner(1, 0, 2))
         assert outcome.exit_code == 0
         gc.collect()
-        print("open", len(os.listdir("/proc/self/fd")), flush=True)
+        counts = []
+        for _ in range(15):  # Ray opens and closes some sockets for a moment now and then
+            counts.append(len(os.listdir("/proc/self/fd")))
+            time.sleep(0.2)
+        print("open", min(counts), flush=True)
     ray.shutdown()
 """
 
@@ -96,4 +102,4 @@ def test_sweeps_leave_no_open_file_but_those_of_a_start_of_ray(
     assert done.returncode == 0, done.stderr
     counts = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("open ")]
     assert len(counts) == 5
-    assert counts[-1] <= counts[1] + 3 * growth, counts
+    assert statistics.median(after - before for before, after in pairwise(counts)) <= growth, counts

@@ -24,7 +24,8 @@ pytestmark = [
 def test_a_driver_that_has_lost_its_machine_ends_and_the_sweep_goes_on(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny["parameters"] |= {"steps": 4_000, "eval_every": 2_000}
+    tiny["parameters"] |= {"steps": 20_000, "eval_every": 10_000}
+    tiny["resources"] = {"cpus": 1, "pack_size": 6, "kernel": "grouped"}
     tiny["probes"] = {}
     from bnsweep.runners import tune
 
