@@ -17,7 +17,7 @@ from optuna.trial import Trial
 from bnsweep.parameters import Value
 from bnsweep.sweep.draws import free_settings
 from bnsweep.sweep.expansion import in_order
-from bnsweep.sweep.spec import Setting
+from bnsweep.sweep.settings import Setting
 
 __all__ = ["Space", "distribution_of", "settle"]
 

@@ -8,7 +8,8 @@ from bnsweep.sweep.loading import load_spec, load_text, to_yaml
 from bnsweep.sweep.packs import Pack, make_packs
 from bnsweep.sweep.plan import Plan, make_plan
 from bnsweep.sweep.schema import schema
-from bnsweep.sweep.spec import Claim, Metric, Range, Resources, Setting, SweepSpec
+from bnsweep.sweep.settings import Range, Setting
+from bnsweep.sweep.spec import Claim, Metric, Resources, SweepSpec
 
 __all__ = [
     "Claim",

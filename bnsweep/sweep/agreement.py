@@ -19,7 +19,8 @@ from bnsweep.sweep.expansion import (
 )
 from bnsweep.sweep.nodes import Mistakes, Node, Table
 from bnsweep.sweep.searching import check_early_stop
-from bnsweep.sweep.spec import MAX_TRIALS, Metric, Setting
+from bnsweep.sweep.settings import Setting
+from bnsweep.sweep.spec import MAX_TRIALS, Metric
 from bnsweep.sweep.values import Settings
 
 __all__ = ["check_agreement"]

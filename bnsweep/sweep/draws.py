@@ -12,7 +12,8 @@ from typing import Any
 
 from bnsweep.parameters import Value
 from bnsweep.sweep.expansion import Condition, in_order
-from bnsweep.sweep.spec import Setting, SweepSpec
+from bnsweep.sweep.settings import Setting
+from bnsweep.sweep.spec import SweepSpec
 from bnsweep.trial import derive_seed
 
 __all__ = ["RANDOM_SAMPLERS", "DrawnOutError", "condition_at", "draw_conditions", "free_settings", "points"]

@@ -16,7 +16,7 @@ from typing import Any
 from bnsweep.errors import DataError
 from bnsweep.names import DataFacts
 from bnsweep.parameters import PARAMETERS, Value, complete_parameters
-from bnsweep.sweep.spec import Setting
+from bnsweep.sweep.settings import Setting
 
 __all__ = [
     "DECIDING",

@@ -23,7 +23,7 @@ from bnsweep.sweep.keys import (
     TRACKING_KEYS,
     Key,
 )
-from bnsweep.sweep.spec import SETTINGS
+from bnsweep.sweep.settings import SETTINGS
 
 __all__ = ["fill", "render"]
 

@@ -24,7 +24,8 @@ from bnsweep.sweep.keys import (
     Key,
 )
 from bnsweep.sweep.samplers import OPTUNA_SAMPLERS
-from bnsweep.sweep.spec import DISTRIBUTIONS, MAX_SEEDS, MAX_VALUES, SETTINGS
+from bnsweep.sweep.settings import DISTRIBUTIONS, MAX_VALUES, SETTINGS
+from bnsweep.sweep.spec import MAX_SEEDS
 
 __all__ = ["schema"]
 

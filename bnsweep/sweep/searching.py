@@ -10,7 +10,8 @@ from bnsweep.parameters import Value
 from bnsweep.sweep.expansion import count_conditions
 from bnsweep.sweep.nodes import Mistakes, Table, nearest
 from bnsweep.sweep.samplers import OPTUNA_SAMPLERS, SamplerFacts, samplers_of
-from bnsweep.sweep.spec import MAX_TRIALS, Setting
+from bnsweep.sweep.settings import Setting
+from bnsweep.sweep.spec import MAX_TRIALS
 from bnsweep.sweep.values import Settings
 
 __all__ = ["check_early_stop", "check_search"]

@@ -9,7 +9,7 @@ from bnsweep.names import NAMES
 from bnsweep.parameters import Parameter, Value
 from bnsweep.sweep.keys import unknown_keys
 from bnsweep.sweep.nodes import Items, Mistakes, Node, Scalar, Table, describe, nearest, number_hint
-from bnsweep.sweep.spec import DISTRIBUTIONS, MAX_VALUES, SETTINGS, Range, Setting
+from bnsweep.sweep.settings import DISTRIBUTIONS, MAX_VALUES, SETTINGS, Range, Setting
 
 __all__ = ["LONG_KEYS", "Settings", "read_settings"]
 

@@ -9,7 +9,7 @@ from scipy import stats
 from bnsweep.errors import SpecError
 from bnsweep.sweep import load_spec, make_plan
 from bnsweep.sweep.draws import RANDOM_SAMPLERS, condition_at, draw_conditions, free_settings, points
-from bnsweep.sweep.spec import Range, Setting
+from bnsweep.sweep.settings import Range, Setting
 
 SPACE = {
     "norm": ["none", "batch", "noisy_batch"],
