@@ -35,7 +35,7 @@ __all__ = ["TuneRunner"]
 MOST_WORKERS = 1000
 """Most workers that are asked for at once of a cluster that grows."""
 
-LOOK_SECONDS = 10.0
+LOOK_AGAIN_SECONDS = 10.0
 """How often the driver looks whether its own machine is still part of the cluster."""
 
 Report = Callable[[Progress], None]
@@ -105,7 +105,7 @@ class _UntilStuck(tune.Stopper):
 
     def __init__(self, searcher: PackSearcher) -> None:
         self.searcher, self.stopped, self.left = searcher, False, False
-        self._next_look = time.monotonic() + LOOK_SECONDS
+        self._next_look = time.monotonic() + LOOK_AGAIN_SECONDS
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
@@ -113,7 +113,7 @@ class _UntilStuck(tune.Stopper):
     def stop_all(self) -> bool:
         self.stopped = self.stopped or self.searcher.stuck()
         if time.monotonic() > self._next_look:
-            self._next_look = time.monotonic() + LOOK_SECONDS
+            self._next_look = time.monotonic() + LOOK_AGAIN_SECONDS
             with suppress(Exception):  # a control service that is slow; Ray ends who has lost it
                 self.left = self.left or not Cluster().has_this_machine
         return self.stopped or self.left

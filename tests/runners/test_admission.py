@@ -123,6 +123,23 @@ def test_data_that_some_machines_lack_are_refused(tmp_path: Path) -> None:
     admission.check_data(nowhere, str(tmp_path / "absent"), images)  # the preflight says what is missing
 
 
+def test_versions_that_differ_are_shown_as_a_table() -> None:
+    own = {
+        "host": "d",
+        "python": "3.11.7",
+        "packages": {"torch": "2.15.0+cpu", "numpy": "2.4.6"},
+        "source": "1a",
+    }
+    same = {**own, "host": "w1", "packages": {"torch": "2.15.0+cu130", "numpy": "2.4.6"}}
+    assert admission._differences(own, [same]) == []
+    other = {**own, "host": "w2", "packages": {"torch": "2.14.0", "numpy": "absent"}}
+    assert admission._differences(own, [same, other]) == [
+        ("", "driver", "w1", "w2"),
+        ("torch", "2.15.0", "2.15.0", "2.14.0"),
+        ("numpy", "2.4.6", "2.4.6", "absent"),
+    ]
+
+
 def test_machines_with_other_versions_are_shown_in_a_table() -> None:
     own = node_probe.look_around({"packages": node_probe.PACKAGES})
     admission.check_versions({"1": own, "2": {**own, "host": "far"}})

@@ -17,7 +17,7 @@ from bnsweep import matching, remote
 from bnsweep.cli import main
 from bnsweep.errors import BnsweepError, ServiceError
 from bnsweep.runners import access, parcel
-from bnsweep.runners.admission import _differences, no_place
+from bnsweep.runners.admission import no_place
 from bnsweep.runners.jobs import connect
 from bnsweep.runners.machine import Node
 from bnsweep.runners.origin import hide_secrets
@@ -161,23 +161,6 @@ def test_slots_are_counted_on_each_machine() -> None:
     text = no_place(5, 0, nodes)
     assert "5 CPUs" in text
     assert "  b        4     0" in text
-
-
-def test_versions_that_differ_are_shown_as_a_table() -> None:
-    own = {
-        "host": "d",
-        "python": "3.11.7",
-        "packages": {"torch": "2.15.0+cpu", "numpy": "2.4.6"},
-        "source": "1a",
-    }
-    same = {**own, "host": "w1", "packages": {"torch": "2.15.0+cu130", "numpy": "2.4.6"}}
-    assert _differences(own, [same]) == []
-    other = {**own, "host": "w2", "packages": {"torch": "2.14.0", "numpy": "absent"}}
-    assert _differences(own, [same, other]) == [
-        ("", "driver", "w1", "w2"),
-        ("torch", "2.15.0", "2.15.0", "2.14.0"),
-        ("numpy", "2.4.6", "2.4.6", "absent"),
-    ]
 
 
 def test_what_is_sent_is_the_package_the_norms_and_nothing_too_large(

@@ -37,7 +37,7 @@ def test_a_driver_that_has_lost_its_machine_ends_and_the_sweep_goes_on(
 
     has = Cluster.has_this_machine.fget
     assert has is not None
-    monkeypatch.setattr(tune, "LOOK_SECONDS", 1.0)
+    monkeypatch.setattr(tune, "LOOK_AGAIN_SECONDS", 1.0)
     monkeypatch.setattr(Cluster, "has_this_machine", property(there))
     with pytest.raises(ServiceError, match="The driver's machine must be part of the cluster to the end"):
         api.run(tiny, runner=tune.TuneRunner(1, 0, 1), storage=str(tmp_path))
