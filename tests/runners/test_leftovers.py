@@ -59,14 +59,24 @@ def test_what_a_killed_driver_leaves_is_removed_by_the_next(
     assert sorted(tmp_path.iterdir()) == sorted(of_others)
 
 
-RAY_LEAVES = 1
-"""Sockets that one start and end of Ray and Tune leaves: ``python -m benchmarks.soak --ray-alone 34``."""
-
 SWEEPS = """
-import gc, json, os, sys, time
+import contextlib, gc, json, os, socket, sys, time
 from bnsweep import api
 from bnsweep.runners.joining import start_ray
 from bnsweep.runners.tune import TuneRunner
+
+
+def opened(rays_own):
+    kinds = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            kinds.append(os.readlink(f"/proc/self/fd/{name}"))
+    if rays_own:
+        return len(kinds)
+    held = [each for each in gc.get_objects() if isinstance(each, socket.socket)]
+    files = [kind for kind in kinds if not kind.startswith("socket:")]
+    return len(files) + sum(each.fileno() >= 0 for each in held)
+
 
 if __name__ == "__main__":
     import ray
@@ -80,7 +90,7 @@ if __name__ == "__main__":
         gc.collect()
         counts = []
         for _ in range(15):  # Ray opens and closes some sockets for a moment now and then
-            counts.append(len(os.listdir("/proc/self/fd")))
+            counts.append(opened(rays_own=stays))
             time.sleep(0.2)
         print("open", min(counts), flush=True)
     ray.shutdown()
@@ -89,10 +99,13 @@ if __name__ == "__main__":
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("ray", "growth"), [("stays", 0), ("ends", RAY_LEAVES)])
-def test_sweeps_leave_no_open_file_but_those_of_a_start_of_ray(
-    ray: str, growth: int, tiny: dict[str, Any], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("ray", ["stays", "ends"])
+def test_sweeps_leave_no_file_open(ray: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Where Ray ends with each sweep, its C++ part goes on looking for the services that ended.
+
+    How many sockets that takes changes from second to second (``python -m benchmarks.soak
+    --ray-alone 34`` counts them), so there only files, pipes and Python's sockets are counted.
+    """
     tiny["resources"] = {"cpus": 1, "pack_size": 2, "kernel": "loop"}
     done = subprocess.run(
         [sys.executable, "-c", SWEEPS, json.dumps(tiny), str(tmp_path), ray],
@@ -102,4 +115,4 @@ def test_sweeps_leave_no_open_file_but_those_of_a_start_of_ray(
     assert done.returncode == 0, done.stderr
     counts = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("open ")]
     assert len(counts) == 5
-    assert statistics.median(after - before for before, after in pairwise(counts)) <= growth, counts
+    assert statistics.median(after - before for before, after in pairwise(counts)) <= 0, counts
