@@ -11,6 +11,7 @@ from bnsweep.data.image_folder import prepare_image_folder, read_fingerprint
 from bnsweep.data.loading import DATASETS, load_dataset
 from bnsweep.data.node_copies import load_node_copy
 from bnsweep.data.order import batch_indices
+from bnsweep.data.transfer import sent
 
 __all__ = [
     "DATASETS",
@@ -24,4 +25,5 @@ __all__ = [
     "load_node_copy",
     "prepare_image_folder",
     "read_fingerprint",
+    "sent",
 ]

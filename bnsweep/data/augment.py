@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from bnsweep.data.transfer import sent
 from bnsweep.trial import derive_seed
 
 __all__ = ["crop_padding", "draw_flip_crop", "flip_crop"]
@@ -72,7 +73,7 @@ def flip_crop(x: Tensor, draws: Tensor) -> Tensor:
             "must hold H == W and draws.shape == (N, 3), "
             f"but got (x.shape={tuple(x.shape)}, draws.shape={tuple(draws.shape)})"
         )
-    top, left, flip = draws.to(x.device)[:, :, None].unbind(1)
+    top, left, flip = sent(draws, x.device)[:, :, None].unbind(1)
     line = torch.arange(size, device=x.device)
     rows = top + line
     columns = left + torch.where(flip > 0, size - 1 - line, line)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bnsweep.data import Dataset, batch_indices, draw_flip_crop, flip_crop
+from bnsweep.data import Dataset, batch_indices, draw_flip_crop, flip_crop, sent
 from bnsweep.errors import Mistake, SpecError
 from bnsweep.norms.noise import SiteNoise, draw_noise
 from bnsweep.trial import TrialConfig
@@ -64,7 +64,7 @@ class MemberBatches:
 
     def _gathered(self, step: int) -> tuple[Tensor, Tensor]:
         orders = {seed: batch_indices(seed, step, self.samples, self.batch_size) for seed in set(self.seeds)}
-        index = torch.stack([orders[seed] for seed in self.seeds]).to(self.dataset.train_x.device)
+        index = sent(torch.stack([orders[seed] for seed in self.seeds]), self.dataset.train_x.device)
         return self.dataset.train_x[index], self.dataset.train_y[index]
 
     def noise(self, step: int, purpose: str = "noise", batch: int | None = None) -> list[SiteNoise] | None:

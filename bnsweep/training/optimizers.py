@@ -51,20 +51,18 @@ class MemberOptimizer:
         self.nesterov = bool(trials[0].get("nesterov", False))
         like = next(iter(self.params.values()))
         self._dtype = like.dtype
+        given = {name: [float(trial[name]) for trial in trials] for name in _SETTINGS if name in trials[0]}
         self._settings = {
-            name: torch.tensor([[float(trial[name])] for trial in trials], dtype=torch.float64).to(
-                like.device
-            )
-            for name in _SETTINGS
-            if name in trials[0]
+            name: torch.tensor(values, dtype=torch.float64, device=like.device)[:, None]
+            for name, values in given.items()
         }
         self.lr = self._settings["lr"].flatten()
-        self._decayed = frozenset(decayed) if bool(self._settings["weight_decay"].any()) else frozenset()
+        self._decayed = frozenset(decayed) if any(given["weight_decay"]) else frozenset()
         self._steps = 0
         self._state = {
             moment: {name: torch.zeros_like(value) for name, value in self.params.items()}
             for moment in _MOMENTS[self.kind]
-            if moment != "momentum" or bool(self._settings["momentum"].any())
+            if moment != "momentum" or any(given["momentum"])
         }
 
     @torch.no_grad()

@@ -15,9 +15,9 @@ pytestmark = [
 ]
 
 
-def make(device, members=3, precision="float64", norm="batch", lr=0.05):
+def make(device, members=3, precision="float64", norm="batch", lr=0.05, **more):
     base = {"model": "vgg11", "width": 0.125, "activation": "gelu", "pool": "avg", "batch_size": 64}
-    base |= {"norm": norm, "precision": precision, "steps": 10, "eval_every": 5}
+    base |= {"norm": norm, "precision": precision, "steps": 10, "eval_every": 5, **more}
     probes = {"landscape": {"every": 5}, "moments": {"every": 5}}
     trials = [TrialConfig.create({**base, "lr": lr * (k + 1), "seed": k}, probes) for k in range(members)]
     dtype = getattr(torch, precision)
@@ -57,3 +57,18 @@ def test_repeats_itself_and_goes_on_bit_for_bit(norm, precision):
     for name, value in end["stack"]["model"].items():
         assert value.device.type == "cuda"
         assert torch.equal(value, state["stack"]["model"][name])
+
+
+@pytest.mark.parametrize("kernel", ["grouped", "channels_last", "loop"])
+def test_the_host_does_not_wait_between_readings(kernel):
+    trainer = make("cuda", norm="noisy_batch", precision="float32", augment="flip_crop", log_every=5)
+    trainer = PackTrainer(trainer.trials, trainer.dataset, kernel)
+    trainer.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            trainer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    trainer.step()
+    assert {row.step for row in trainer.take_readings()} == {0, 5}
