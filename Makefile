@@ -2,7 +2,7 @@
 # make test           lint, types, import contracts, doctests, tests      (what CI runs)
 # make test-mlflow    crowds of mirrors, kills, attacks on the UI         (PostgreSQL from Debian for some of them)
 # make test-long      a killed worker on a Ray cluster, a bucket from run to compare, soak and scale in short
-# make test-cluster   several hosts made of network namespaces            (root, iproute2)
+# make test-cluster   several hosts made of network namespaces            (root, iproute2; ssh, PostgreSQL, Slurm for some)
 # make chaos          a hundred kills at random moments, each judged: an hour
 PYTHON ?= python3
 VENV   := .venv

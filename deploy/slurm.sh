@@ -39,29 +39,42 @@ export RAY_AUTH_TOKEN_PATH=$private/token
 python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$RAY_AUTH_TOKEN_PATH"
 
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-head=${hosts[0]}
-address=$(srun --nodes=1 --ntasks=1 --overlap -w "$head" hostname --ip-address | awk '{print $1}')
+address=$(hostname --ip-address | awk '{print $1}')
+cpus=${SLURM_CPUS_PER_TASK:-1}
 
-started=()
-driver=
+# This script runs on the first machine, and so do the control service and the driver, which are no steps:
+# srun answers TERM by killing what it runs. That machine trains as well.
+driver='' joined=() head=''
+end() {
+    for pid in "$@"; do kill -TERM "$pid" 2> /dev/null || true; done
+    for pid in "$@"; do wait "$pid" || true; done
+}
 # shellcheck disable=SC2317  # called by the trap
 leave() {
-    for pid in ${driver:+"$driver"} "${started[@]}"; do kill -TERM "$pid" 2> /dev/null || true; done
-    wait || true
+    trap '' TERM
+    end ${driver:+"$driver"}
+    end ${joined[@]+"${joined[@]}"}
+    end ${head:+"$head"}
+    driver='' joined=() head=''
     rm -rf "$private"
 }
+# shellcheck disable=SC2317  # called by the trap
+on_term() {
+    echo "asked to leave: checkpointing"
+    leave
+    scontrol requeue "$SLURM_JOB_ID" || true
+    exit 0
+}
 trap leave EXIT
+trap on_term TERM
 
-# The head's machine trains as well: beside the control service, a worker of Ray runs on it.
-srun --nodes=1 --ntasks=1 --overlap -w "$head" \
-    ray start --head --block --node-ip-address="$address" --port="$port" --dashboard-host=127.0.0.1 \
-    --include-dashboard=false --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --disable-usage-stats &
-started+=($!)
+ray start --head --block --node-ip-address="$address" --port="$port" --dashboard-host=127.0.0.1 \
+    --include-dashboard=false --num-cpus="$cpus" --disable-usage-stats &
+head=$!
 for host in "${hosts[@]:1}"; do
-    srun --nodes=1 --ntasks=1 --overlap -w "$host" \
-        ray start --block --address="$address:$port" --num-cpus="${SLURM_CPUS_PER_TASK:-1}" \
-        --disable-usage-stats &
-    started+=($!)
+    srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --overlap -w "$host" \
+        ray start --block --address="$address:$port" --num-cpus="$cpus" --disable-usage-stats &
+    joined+=($!)
 done
 
 for _ in $(seq 120); do
@@ -69,19 +82,9 @@ for _ in $(seq 120); do
     sleep 1
 done
 
-# shellcheck disable=SC2317  # called by the trap
-on_term() {
-    echo "asked to leave: checkpointing"
-    kill -TERM "$driver" 2> /dev/null || true
-    wait "$driver" || true
-    scontrol requeue "$SLURM_JOB_ID" || true
-    exit 0
-}
-srun --nodes=1 --ntasks=1 --overlap -w "$head" \
-    python -m bnsweep run "$sweep" --address "$address:$port" --storage "$storage" --wait 3600 &
+python -m bnsweep run "$sweep" --address "$address:$port" --storage "$storage" --wait 3600 &
 driver=$!
-trap on_term TERM
 code=0
 wait "$driver" || code=$?
-driver=
+driver=''
 exit "$code"

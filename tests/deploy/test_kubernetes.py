@@ -21,8 +21,9 @@ def closed(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# Of the fields of ray.io/v1 in the API reference of KubeRay 1.6 those of use here, with its types and
-# enumerations. Its CRD, of which nine tenths are pod templates, is in no package that can be installed.
+# Of the fields of ray.io/v1 those of use here, with the types and enumerations of KubeRay's API reference
+# (1.6) and of raycluster_types.go and rayjob_types.go, from which its CRD is generated. The CRD itself, of
+# which nine tenths are pod templates, is in no package that can be installed.
 TEXT, COUNT, YES = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
 TEXTS = {"type": "object", "additionalProperties": TEXT}
 GROUP = {"rayStartParams": TEXTS, "template": {"type": "object"}}
