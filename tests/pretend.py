@@ -63,6 +63,7 @@ class Pretence(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[str] = []
+        self._pinned: list[Tensor] = []
 
     def __enter__(self) -> Any:
         self._before = torch._C._only_lift_cpu_tensors()  # else torch.tensor copies unseen
@@ -85,6 +86,9 @@ class Pretence(TorchDispatchMode):
         home = [leaf for leaf in leaves if not isinstance(leaf, Elsewhere)]
         asked = None if given.get("device") is None else torch.device(given["device"]).type
         goes = bool(away) if asked is None else asked == DEVICE.type
+        if name == "_pin_memory":
+            self._pinned.append(args[0].clone())
+            return self._pinned[-1]
         self._look(name, away, home, goes, given)
         if asked == DEVICE.type:
             given["device"] = torch.device("cpu")
@@ -102,12 +106,14 @@ class Pretence(TorchDispatchMode):
             crosses = bool(away and home)
         else:
             crosses = name == "_to_copy" and bool(away) != goes
-        if crosses and not given.get("non_blocking"):
+        if crosses and not (
+            given.get("non_blocking") and any(tensor is pinned for tensor in home for pinned in self._pinned)
+        ):
             self.waits.append(f"{name} {'to' if goes else 'from'} the device")
         elif not crosses and away and any(tensor.dim() for tensor in home):
             raise AssertionError(f"{name} was given tensors of two devices")
-        by_mask = name == "index" and any(index.dtype == torch.bool for index in away[1:])
-        if by_mask or (away and name in {"_local_scalar_dense", "equal", *SIZED_BY_VALUES}):
+        masks = name in {"index", "index_put_"} and any(index.dtype == torch.bool for index in away[1:])
+        if masks or (away and name in {"_local_scalar_dense", "equal", *SIZED_BY_VALUES}):
             self.waits.append(name)
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-__all__ = ["end_like_ctrl_c"]
+__all__ = ["end_like_ctrl_c", "heed_interrupts"]
+
+
+def heed_interrupts() -> None:
+    """Let SIGINT, as which a stop that was asked for and a lost lease come, reach this process.
+
+    A script starts what runs in its background with the signal ignored, a Ray job with it blocked.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def end_like_ctrl_c(*numbers: signal.Signals) -> None:

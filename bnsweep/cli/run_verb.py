@@ -78,11 +78,11 @@ def carry_out(arguments: argparse.Namespace, verb: Callable[..., Any]) -> int:
         verb: One of :mod:`bnsweep.api`, all but the arguments that every such verb takes filled in.
     """
     from bnsweep.api import Where
-    from bnsweep.cli.ending import end_like_ctrl_c
+    from bnsweep.cli.ending import end_like_ctrl_c, heed_interrupts
     from bnsweep.cli.progress import ProgressLine
 
     end_like_ctrl_c(signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a Ray job inherits it blocked
+    heed_interrupts()
     runner = None
     if arguments.in_process:
         from bnsweep.runners import LocalRunner

@@ -9,7 +9,7 @@ __all__ = ["sent"]
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the CPU on another device, without waiting for what is at work there.
+    """Return a tensor on a device, without waiting for what is at work there.
 
     A copy to a GPU from ordinary memory waits until everything before it is done; one from pinned memory
     takes its place among the rest, and torch keeps that memory until it has been read.
@@ -18,5 +18,5 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
         >>> sent(torch.tensor([1, 2]), torch.device("cpu"))
         tensor([1, 2])
     """
-    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
-    return pinned.to(device, non_blocking=True)
+    leaves = tensor.device.type == "cpu" and device.type != "cpu"
+    return (tensor.pin_memory() if leaves else tensor).to(device, non_blocking=True)

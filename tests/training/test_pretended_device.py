@@ -130,16 +130,20 @@ def test_the_pretence_sees_what_it_is_for():
         assert pretence.waits == []
         with pytest.raises(AssertionError, match="two devices"):
             x + torch.ones(3)
-        torch.ones(3).to(DEVICE, non_blocking=True)
+        torch.ones(3).pin_memory().to(DEVICE, non_blocking=True)
         assert pretence.waits == []
         for wait in (
             lambda: float(gradient[0, 0]),
             lambda: gradient.tolist(),
             lambda: gradient.cpu(),
             lambda: torch.ones(3).to(DEVICE),
+            lambda: torch.ones(3).to(DEVICE, non_blocking=True),
+            lambda: torch.ones(3).pin_memory().to(DEVICE),
+            lambda: gradient.to("cpu", non_blocking=True),
             lambda: gradient.copy_(torch.ones(2, 3)),
             lambda: torch.ones(2, 3).copy_(gradient),
             lambda: gradient[gradient > 2],
+            lambda: gradient.index_put_((gradient > 2,), torch.zeros((), device=DEVICE)),
             lambda: gradient.nonzero(),
             lambda: torch.equal(gradient, gradient),
             lambda: bool(gradient.isfinite().all()),
