@@ -70,8 +70,11 @@ class Slurm:
         key.touch(0o600)
         key.write_bytes(os.urandom(1024))
         self.running: list[subprocess.Popen[str]] = []
+        TEMPORARY.mkdir(exist_ok=True)
         for host in network.hosts:
             host.run("mount", "--bind", str(names), "/etc/hosts")
+            (host.own / "temporary").mkdir()
+            host.run("mount", "--bind", str(host.own / "temporary"), str(TEMPORARY))
             words = [f"--{what}={self.local}/munge.{what.removesuffix('-file')}" for what in FILES]
             self.start(host, "munged", "--foreground", "--force", f"--key-file={key}", *words)
         hosts.wait_for(lambda: all(self.munged(host) for host in network.hosts), "munge")
@@ -103,5 +106,8 @@ class Slurm:
         """Return the words that a command prints without its heading."""
         return set(self.ask(*words, "--noheader").split())
 
+
+TEMPORARY = Path("/tmp/ray-1")
+"""Ray's folder of the first job, of which every host has its own."""
 
 FILES = ("socket", "pid-file", "log-file", "seed-file")

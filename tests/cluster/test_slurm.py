@@ -47,6 +47,8 @@ SWEEP: dict[str, Any] = {
     "tracking": {"uri": "none"},
 }
 
+UNDERWAY = {"PENDING", "RUNNING", "COMPLETING"}
+
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[slurm.Slurm]:
@@ -57,6 +59,7 @@ def cluster(tmp_path: Path) -> Iterator[slurm.Slurm]:
         yield slurm.Slurm(network, cpus=1)
     finally:
         network.close()
+        slurm.TEMPORARY.rmdir()
 
 
 def submit(cluster: slurm.Slurm, *arguments: str) -> str:
@@ -72,24 +75,25 @@ def told(cluster: slurm.Slurm, job: str) -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S*)", cluster.ask("scontrol", "show", "job", job)))
 
 
-def left_over(cluster: slurm.Slurm) -> list[str]:
-    """What runs Ray on any host, and what a job keeps in the user's home."""
+def left_over(cluster: slurm.Slurm, killed: bool = False) -> list[str]:
+    """What runs Ray on any host, what a job keeps there unless it was killed, and what in the user's home."""
     running = [
         line
         for host in cluster.network.hosts
         for line in host.run("ps", "-eo", "args").stdout.splitlines()
         if line.partition(" ")[0].endswith(hosts.RAY) or "bnsweep" in line
     ]
-    return running + [str(path) for path in (cluster.folder / "home").glob(".bnsweep-job-*")]
+    places = cluster.network.hosts[: 1 if killed else None]
+    kept = [path for host in places for path in (host.own / "temporary").iterdir()]
+    kept += (cluster.folder / "home").glob(".bnsweep-job-*")
+    return running + [str(path) for path in kept]
 
 
-def test_a_job_whose_time_is_over_is_queued_again_and_goes_on(
-    cluster: slurm.Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file, log = tmp_path / "grid.yaml", cluster.folder / "job.out"
+def begin(cluster: slurm.Slurm, folder: Path) -> str:
+    """Submit the sweep and wait until both machines train; returns the job's number."""
+    file, log = folder / "grid.yaml", cluster.folder / "job.out"
     file.write_text(to_yaml(SWEEP))
-    began = time.monotonic()
-    job = submit(cluster, str(file), str(tmp_path / "r"))
+    job = submit(cluster, str(file), str(folder / "r"))
 
     def trains() -> bool:
         state = told(cluster, job)["JobState"]
@@ -97,6 +101,15 @@ def test_a_job_whose_time_is_over_is_queued_again_and_goes_on(
         return log.exists() and "2 workers" in log.read_text()
 
     hosts.wait_for(trains, "two workers", 300)
+    assert "2 of 2 machines have joined" in log.read_text()
+    return job
+
+
+def test_a_job_whose_time_is_over_is_queued_again_and_goes_on(
+    cluster: slurm.Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = time.monotonic()
+    job, log = begin(cluster, tmp_path), cluster.folder / "job.out"
     trained = time.monotonic()
     cluster.ask("scancel", "--batch", "--signal=TERM", job)
     hosts.wait_for(lambda: told(cluster, job)["Restarts"] == "1", "the job to be queued again", 120)
@@ -104,10 +117,10 @@ def test_a_job_whose_time_is_over_is_queued_again_and_goes_on(
     ledger = Ledger(tmp_path / "r" / "grid")
     assert len(ledger.done()) < 4, "the time was over before the sweep was"
     assert "interrupted: bnsweep resume" in log.read_text(), "packs are checkpointed"
-    hosts.wait_for(lambda: told(cluster, job)["JobState"] not in {"PENDING", "RUNNING"}, "the end", 900)
+    hosts.wait_for(lambda: told(cluster, job)["JobState"] not in UNDERWAY, "the end", 900)
     last = told(cluster, job)
     assert (last["JobState"], last["ExitCode"]) == ("COMPLETED", "0:0"), log.read_text()
-    assert left_over(cluster) == []
+    hosts.wait_for(lambda: not left_over(cluster), "the end of all that ran", 60)
     whole = api.run(SWEEP, runner=LocalRunner(), storage=str(tmp_path / "whole"))
     assert outcomes(ledger.root) == outcomes(whole.root)
     attempts = [attempt for record in ledger.records() for attempt in record.attempts]
@@ -115,6 +128,16 @@ def test_a_job_whose_time_is_over_is_queued_again_and_goes_on(
     with capsys.disabled():
         print(f"\nSlurm: two workers after {trained - began:.0f} s, queued again {requeued - trained:.0f} s")
         print(f"after its time was over, ended {time.monotonic() - requeued:.0f} s later")
+
+
+def test_a_job_that_is_cancelled_does_not_come_back(cluster: slurm.Slurm, tmp_path: Path) -> None:
+    job = begin(cluster, tmp_path)
+    cluster.ask("scancel", job)
+    hosts.wait_for(lambda: not left_over(cluster, killed=True), "the end of all that ran", 120)
+    time.sleep(20)  # longer than Slurm lets a job wait that was queued again
+    last = told(cluster, job)
+    assert (last["JobState"], last["Restarts"]) == ("CANCELLED", "0")
+    assert left_over(cluster, killed=True) == []
 
 
 def test_a_sweep_that_cannot_run_is_a_job_that_failed_and_leaves_nothing(
