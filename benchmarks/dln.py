@@ -56,7 +56,7 @@ def engine_step(dataset: Dataset, trials: list[TrialConfig], kernel: str) -> Cal
     stack = MemberStack(trials, dataset, kernel=kernel)
     stack.initialize()
     counter = iter(range(10**9))
-    return lambda: stack.optimizer.step(stack.gradients(next(counter)).gradients)
+    return lambda: stack.update(next(counter))
 
 
 def medians(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:

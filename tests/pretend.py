@@ -16,13 +16,20 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-__all__ = ["DEVICE", "Elsewhere", "Pretence"]
+__all__ = ["DEVICE", "Elsewhere", "Pretence", "tells_values"]
 
 DEVICE = torch.device("lazy")
 """What the device is called: of the types that autograd looks for no driver of, one that has no kernels."""
 
 SIZED_BY_VALUES = {"nonzero", "masked_select", "_unique2", "unique_dim", "repeat_interleave"}
 """Operations whose result has a shape that only the device knows."""
+
+
+def tells_values(name: str, tensors: Sequence[Tensor]) -> bool:
+    """Whether the host learns from an operation what the tensors hold: it has to wait for them."""
+    if name in {"index", "index_put_"}:
+        return any(index.dtype == torch.bool for index in tensors[1:])
+    return name in {"_local_scalar_dense", "equal", *SIZED_BY_VALUES}
 
 
 class Elsewhere(Tensor):
@@ -112,8 +119,7 @@ class Pretence(TorchDispatchMode):
             self.waits.append(f"{name} {'to' if goes else 'from'} the device")
         elif not crosses and away and any(tensor.dim() for tensor in home):
             raise AssertionError(f"{name} was given tensors of two devices")
-        masks = name in {"index", "index_put_"} and any(index.dtype == torch.bool for index in away[1:])
-        if masks or (away and name in {"_local_scalar_dense", "equal", *SIZED_BY_VALUES}):
+        if away and tells_values(name, away):
             self.waits.append(name)
 
 

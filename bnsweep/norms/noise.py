@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bnsweep.trial import derive_seed
 
-__all__ = ["SiteNoise", "apply_noise", "draw_noise", "noise_factors"]
+__all__ = ["SiteNoise", "apply_noise", "at_sites", "draw_base", "draw_noise", "noise_factors"]
 
 MEAN_BOUND = 0.5
 """n_mu: the mean of a unit's shift is uniform in (-n_mu, n_mu)."""
@@ -81,15 +81,43 @@ def draw_noise(
         >>> site.mu.shape, site.scale.shape
         (torch.Size([1, 4, 1, 1]), torch.Size([4, 4, 3, 3]))
     """
-    members = len(seeds)
-    values = [batch * math.prod(shape) for shape in shapes]
-    normal = torch.empty(members, sum(values), dtype=dtype, device=device)
-    uniform = torch.empty(members, sum(values) + 2 * sum(s[0] for s in shapes), dtype=dtype, device=device)
+    drawn = draw_base(shapes, batch, seeds, step, dtype=dtype, device=device, purpose=purpose)
+    return at_sites(shapes, batch, *drawn)
+
+
+def draw_base(
+    shapes: Sequence[tuple[int, ...]],
+    batch: int,
+    seeds: Sequence[int],
+    step: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    purpose: str,
+) -> tuple[Tensor, Tensor]:
+    """Draw what :func:`at_sites` cuts up; the arguments are those of :func:`draw_noise`.
+
+    Returns:
+        Uniform draws ``[K, n]`` and normal ones ``[K, m]``.
+    """
+    values = batch * sum(math.prod(shape) for shape in shapes)
+    normal = torch.empty(len(seeds), values, dtype=dtype, device=device)
+    units = sum(shape[0] for shape in shapes)
+    uniform = torch.empty(len(seeds), values + 2 * units, dtype=dtype, device=device)
     generator = torch.Generator(device)
     for member, seed in enumerate(seeds):
         generator.manual_seed(derive_seed(seed, purpose, step))
         uniform[member].uniform_(generator=generator)
         normal[member].normal_(generator=generator)
+    return uniform, normal
+
+
+def at_sites(
+    shapes: Sequence[tuple[int, ...]], batch: int, uniform: Tensor, normal: Tensor
+) -> list[SiteNoise]:
+    """Cut the draws of :func:`draw_base` up over the sites; draws nothing."""
+    members = len(uniform)
+    values = [batch * math.prod(shape) for shape in shapes]
     sites = []
     sizes = [
         size for shape, count in zip(shapes, values, strict=True) for size in (shape[0], shape[0], count)

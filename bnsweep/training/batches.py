@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bnsweep.data import Dataset, batch_indices, draw_flip_crop, flip_crop, sent
 from bnsweep.errors import Mistake, SpecError
-from bnsweep.norms.noise import SiteNoise, draw_noise
+from bnsweep.norms.noise import SiteNoise, at_sites, draw_base, draw_noise
 from bnsweep.trial import TrialConfig
 
 __all__ = ["MemberBatches"]
@@ -50,22 +51,48 @@ class MemberBatches:
         levels = [float(trial.parameters.get("noise", 0.0)) for trial in trials]
         self.levels = torch.tensor(levels, dtype=like.dtype, device=like.device)
 
+    def draws(self, step: int) -> dict[str, Tensor]:
+        """Return what is drawn for a training step, on the device: all that :meth:`batch` has to be told.
+
+        Returns:
+            As far as the step needs them: ``index`` ``[K, N]`` of the samples, ``crops`` ``[K*N, 3]``, and
+            the ``uniform`` and ``normal`` draws of the noise.
+        """
+        drawn = self._samples_drawn(step)
+        if self.noise_sites:
+            drawn["uniform"], drawn["normal"] = draw_base(
+                self.noise_sites, self.batch_size, self.seeds, step, purpose="noise", **self._like
+            )
+        return drawn
+
+    def batch(self, drawn: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[SiteNoise] | None]:
+        """Return inputs ``[K, N, ...]``, targets ``[K, N, ...]`` and the noise of a step, from its draws."""
+        splits = (self.dataset.train_x, self.dataset.train_y)
+        if "index" in drawn:
+            x, y = (split[drawn["index"]] for split in splits)
+        else:  # in the order of the split, for everyone
+            x, y = (split.expand(len(self.seeds), *split.shape) for split in splits)
+        if "crops" in drawn:
+            x = flip_crop(x.flatten(0, 1), drawn["crops"]).view(x.shape)
+        if "uniform" not in drawn:
+            return x, y, None
+        return x, y, at_sites(self.noise_sites, self.batch_size, drawn["uniform"], drawn["normal"])
+
     def inputs(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the batch of each member at ``step``: inputs ``[K, N, ...]`` and targets ``[K, N, ...]``."""
-        if self.batch_size == self.samples:  # in the order of the split, for everyone
-            splits = (self.dataset.train_x, self.dataset.train_y)
-            x, y = (split.expand(len(self.seeds), *split.shape) for split in splits)
-        else:
-            x, y = self._gathered(step)
-        if self.augment == "flip_crop":
-            draws = [draw_flip_crop(seed, step, self.batch_size, x.shape[-1]) for seed in self.seeds]
-            x = flip_crop(x.flatten(0, 1), torch.cat(draws)).view(x.shape)
-        return x, y
+        return self.batch(self._samples_drawn(step))[:2]
 
-    def _gathered(self, step: int) -> tuple[Tensor, Tensor]:
-        orders = {seed: batch_indices(seed, step, self.samples, self.batch_size) for seed in set(self.seeds)}
-        index = sent(torch.stack([orders[seed] for seed in self.seeds]), self.dataset.train_x.device)
-        return self.dataset.train_x[index], self.dataset.train_y[index]
+    def _samples_drawn(self, step: int) -> dict[str, Tensor]:
+        drawn: dict[str, Tensor] = {}
+        if self.batch_size != self.samples:
+            seeds = set(self.seeds)
+            orders = {seed: batch_indices(seed, step, self.samples, self.batch_size) for seed in seeds}
+            drawn["index"] = torch.stack([orders[seed] for seed in self.seeds])
+        if self.augment == "flip_crop":
+            size = self.dataset.train_x.shape[-1]
+            draws = [draw_flip_crop(seed, step, self.batch_size, size) for seed in self.seeds]
+            drawn["crops"] = torch.cat(draws)
+        return {name: sent(value, self._like["device"]) for name, value in drawn.items()}
 
     def noise(self, step: int, purpose: str = "noise", batch: int | None = None) -> list[SiteNoise] | None:
         """Return the base noise draws of every site at ``step``, or ``None`` where nothing is noisy.
@@ -77,13 +104,10 @@ class MemberBatches:
         """
         if not self.noise_sites:
             return None
+        size = batch or self.batch_size
+        return draw_noise(self.noise_sites, size, self.seeds, step, purpose=purpose, **self._like)
+
+    @property
+    def _like(self) -> dict[str, Any]:
         like = self.dataset.train_x
-        return draw_noise(
-            self.noise_sites,
-            batch or self.batch_size,
-            self.seeds,
-            step,
-            dtype=like.dtype,
-            device=like.device,
-            purpose=purpose,
-        )
+        return {"dtype": like.dtype, "device": like.device}

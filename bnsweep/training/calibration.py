@@ -36,6 +36,9 @@ PREFERENCE = 1.05
 """How much slower a member may be in the pack that is chosen than in the fastest one: smaller packs
 divide better among workers and need less memory. The default kernel has the same advantage."""
 
+PATIENCE = 4.0
+"""Recording steps, where a device does that, may take this many budgets on top."""
+
 HOPELESS = 1.3
 """A kernel that was slower than the best by this factor is not tried on larger stacks."""
 
@@ -131,6 +134,7 @@ class _Search:
         self.device = dataset.train_x.device
         self.steps: dict[str, dict[int, float]] = {}
         self.bytes: dict[int, int] = {}
+        self.recording = 0.0
 
     @property
     def largest(self) -> int:
@@ -155,8 +159,10 @@ class _Search:
             worse = worse + 1 if before and best > min(before) / PREFERENCE else 0
             if worse == 2:
                 return "speed"
-            spent = self.clock() - began
+            spent = self.clock() - began - self.recording
             if spent + 2 * len(kernels) * (best * size * 4) > 2 * budget or spent > budget:
+                return "time"
+            if self.recording > PATIENCE * budget:
                 return "time"
         return ""
 
@@ -169,7 +175,8 @@ class _Search:
         reset_peak(self.device)
         before = peak_bytes(self.device)
         stack = self._build(size, kernel)
-        times = [self._step(stack, step) for step in range(3)]
+        self.recording += sum(self._step(stack, step) for step in range(stack.unsteady))
+        times = [self._step(stack, stack.unsteady + step) for step in range(3)]
         self.bytes[size] = max(peak_bytes(self.device) - before, self.bytes.get(size, 0))
         return min(times[1:])
 
@@ -179,7 +186,7 @@ class _Search:
         return stack
 
     def _step(self, stack: MemberStack, step: int) -> float:
-        return self._timed(lambda: stack.optimizer.step(stack.gradients(step).gradients))
+        return self._timed(lambda: stack.update(step))
 
     def _timed(self, call: Callable[[], object]) -> float:
         self._wait()
@@ -210,6 +217,8 @@ class _Search:
         stacks: list[MemberStack] = []
         build = self._timed(lambda: stacks.append(self._build(members, kernel)))
         stack = stacks[0]
+        for step in range(stack.unsteady):
+            stack.update(step)
         rows: dict[str, list[tuple[str, int]]] = {"evaluation": [(name, 0) for name in stack.evaluate(0)]}
         evaluation = self._timed(lambda: stack.evaluate(0))
         training = stack.gradients(0)
@@ -238,8 +247,7 @@ class _Search:
     ) -> tuple[float, list[tuple[str, int]]]:
         """Return how long a measurement takes, and what one member has to say then."""
         snapshot = stack.snapshot(0, probes)
-        done = stack.gradients(0)
-        stack.optimizer.step(done.gradients)
+        done = stack.update(0)
         measured: list[MemberRows] = []
         seconds = self._timed(lambda: measured.append(stack.measure(snapshot, done)))
         return seconds, [(name, layer) for name, layer, _ in measured[0][0]]

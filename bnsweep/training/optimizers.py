@@ -65,15 +65,22 @@ class MemberOptimizer:
             if moment != "momentum" or any(given["momentum"])
         }
 
-    @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor]) -> None:
         """Make one update of every member.
 
         Args:
             gradients: Gradient of the members' summed loss by parameter name.
         """
+        self.update(gradients, self.advance())
+
+    def advance(self) -> dict[str, Tensor]:
+        """Count one more update, and return what :meth:`update` scales rows by at it, ``[K, 1]`` each."""
         self._steps += 1
-        factors = self._factors()
+        return self._factors()
+
+    @torch.no_grad()
+    def update(self, gradients: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> None:
+        """Make the update of the step that :meth:`advance` has counted."""
         update = self._sgd if self.kind == "sgd" else self._adam
         for name, parameter in self.params.items():
             update(name, self._rows(parameter), self._rows(gradients[name]), factors)
@@ -88,6 +95,10 @@ class MemberOptimizer:
             factors["root"] = (1 - beta2**self._steps).sqrt()
             factors["kept"] = 1 - lr * factors["weight_decay"]
         return {name: value.to(self._dtype) for name, value in factors.items()}
+
+    def state(self) -> list[Tensor]:
+        """Return the tensors that an update changes in place: parameters and moments."""
+        return [*self.params.values(), *(value for own in self._state.values() for value in own.values())]
 
     def _rows(self, tensor: Tensor) -> Tensor:
         return tensor.reshape(self.members, -1)

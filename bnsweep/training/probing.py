@@ -148,8 +148,7 @@ def measure(
         For each member, ``(name, layer, value)``.
     """
     model.train()
-    x, y = batches.inputs(snapshot.step)
-    noise = batches.noise(snapshot.step)
+    x, y, noise = batches.batch(batches.draws(snapshot.step))
     loss = StepLoss(model, snapshot.buffers, x, y, noise, batches.levels, objective)
     if gradients is None:
         losses, gradients = member_gradients(loss, snapshot.params)
@@ -224,7 +223,8 @@ def _moments(step: _Step, options: Mapping[str, Any]) -> MemberRows:
     if not sites:
         return [[] for _ in range(members)]
     records: list[list[Tensor]] = [[], []]
-    after = replace(step.loss, x=step.batches.inputs(following)[0], noise=step.batches.noise(following))
+    x, _, noise = step.batches.batch(step.batches.draws(following))
+    after = replace(step.loss, x=x, noise=noise)
     with torch.no_grad():
         step.loss.forward(step.snapshot.params, record=records[0])
         after.forward(step.after, record=records[1])

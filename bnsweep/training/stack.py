@@ -20,11 +20,15 @@ from .moment_points import moments_available, on_moment_points
 from .objective import Loss, accuracy, batch_loss, l2_gradients, l2_penalty
 from .optimizers import MemberOptimizer
 from .probing import MemberRows, Snapshot, measure
+from .recording import RECORDERS, Recording, same_bits, try_recording
 
 __all__ = ["EVAL_CHUNK", "MemberStack", "TrainingPass", "kernels_of"]
 
 EVAL_CHUNK = 512
 """Test samples that are evaluated at a time."""
+
+WARM_UP = 3
+"""Updates before one is recorded, in which libraries choose their kernels and take their work space."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,7 @@ class MemberStack:
 
     Attributes:
         kernel: How the stack is computed.
+        unsteady: Updates that come before those whose pace is that of all the others.
     """
 
     def __init__(
@@ -107,6 +112,10 @@ class MemberStack:
         self._strength = torch.tensor(strengths, dtype=like.dtype, device=like.device)
         values = [trial.parameters for trial in trials]
         self.optimizer = MemberOptimizer(params, values, [] if in_loss else decayed)
+        records = like.device.type in RECORDERS and kernel != "loop" and ":" not in model.plan.norm
+        self.unsteady = WARM_UP if records else 0
+        self._updates = 0
+        self._recording: Recording[TrainingPass] | None = None
 
     def initialize(self) -> None:
         """Draw every member's initial weights from its seed."""
@@ -115,9 +124,36 @@ class MemberStack:
 
     def gradients(self, step: int) -> TrainingPass:
         """Compute losses and gradients on the batch of ``step``; moves the running statistics."""
+        return self._pass(self.batches.draws(step))
+
+    def update(self, step: int) -> TrainingPass:
+        """Do what :meth:`gradients` does, and make the optimizer's update.
+
+        After :attr:`unsteady` updates a device that can do so repeats them from a recording, to the same
+        bits. Two things are not recorded: the kernel ``loop``, which is the reference, and norms of the
+        user's, whose code may count its calls. What is returned holds until the next update.
+        """
+        inputs = self.batches.draws(step) | self.optimizer.advance()
+        if self._recording is not None:
+            return self._recording(inputs)
+        self._updates += 1
+        if self._updates != self.unsteady:
+            return self._updated(inputs)
+        done, self._recording = try_recording(self._updated, inputs, self._state())
+        return done
+
+    def _state(self) -> list[Tensor]:
+        return [*self.optimizer.state(), *self.model.buffers()]
+
+    def _updated(self, inputs: Mapping[str, Tensor]) -> TrainingPass:
+        done = self._pass(inputs)
+        self.optimizer.update(done.gradients, inputs)
+        return done
+
+    def _pass(self, drawn: Mapping[str, Tensor]) -> TrainingPass:
         self.model.train()
-        x, y = self.batches.inputs(step)
-        noise, levels = self.batches.noise(step), self.batches.levels
+        x, y, noise = self.batches.batch(drawn)
+        levels = self.batches.levels
         if self._dense is not None:
             losses, outputs, own = self._dense.gradients(x, y, noise, levels, self._train_loss)
             if self._penalized:
@@ -214,8 +250,7 @@ class MemberStack:
         state of both stacks is left as it was.
         """
         for mine, theirs in zip(self._trace(step), smaller._trace(step), strict=True):
-            a, b = mine.reshape(len(self.trials), -1)[list(rows)], theirs.reshape(len(rows), -1)
-            if not bool(((a == b) | (a.isnan() & b.isnan())).all()):
+            if not same_bits(mine.reshape(len(self.trials), -1)[list(rows)], theirs.reshape(len(rows), -1)):
                 return False
         return True
 

@@ -137,9 +137,8 @@ class PackTrainer:
             self.evaluate()
         probes = self._probes_due(step)
         snapshot = self._stack.snapshot(step, probes) if probes else None
-        done = self._stack.gradients(step)
+        done = self._stack.update(step)
         self._watch(step, done)
-        self._stack.optimizer.step(done.gradients)
         self.step_index = step + 1
         if snapshot is not None:
             self._emit(step, self._stack.measure(snapshot, done))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bnsweep.data import load_dataset
-from bnsweep.training import PackTrainer, prepare_process
+from bnsweep.training import PackTrainer, prepare_process, recording, stack
 from bnsweep.trial import TrialConfig
 
 pytestmark = [
@@ -63,12 +63,30 @@ def test_repeats_itself_and_goes_on_bit_for_bit(norm, precision):
 def test_the_host_does_not_wait_between_readings(kernel):
     trainer = make("cuda", norm="noisy_batch", precision="float32", augment="flip_crop", log_every=5)
     trainer = PackTrainer(trainer.trials, trainer.dataset, kernel)
-    trainer.step()
+    while trainer.step_index <= 5:
+        trainer.step()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(4):
+        for _ in range(3):
             trainer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     trainer.step()
-    assert {row.step for row in trainer.take_readings()} == {0, 5}
+    assert {row.step for row in trainer.take_readings()} == {0, 5, 9, 10}
+
+
+@pytest.mark.parametrize("kernel", ["grouped", "channels_last", "loop_channels_last"])
+@pytest.mark.parametrize(
+    "settings", [{"norm": "noisy_batch", "augment": "flip_crop"}, {"norm": "l1", "optimizer": "adamw"}]
+)
+def test_a_cuda_graph_repeats_the_step_to_the_bit(monkeypatch, kernel, settings):
+    trainer = make("cuda", precision="float32", **settings)
+    recorded = PackTrainer(trainer.trials, trainer.dataset, kernel)
+    rows, end = run(recorded)
+    assert recorded._stack._recording is not None
+    monkeypatch.setattr(recording, "RECORDERS", {})
+    monkeypatch.setattr(stack, "RECORDERS", {})
+    plain, expected = run(PackTrainer(trainer.trials, trainer.dataset, kernel))
+    assert rows == plain
+    for name, value in expected["stack"]["model"].items():
+        assert torch.equal(value, end["stack"]["model"][name])
