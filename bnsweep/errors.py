@@ -19,6 +19,7 @@ __all__ = [
     "ServiceError",
     "SpecError",
     "StorageError",
+    "caused_by_interrupt",
 ]
 
 
@@ -107,3 +108,11 @@ class Interrupted(BnsweepError):
     """The user, or the machine, asked to stop; running again goes on."""
 
     exit_code = 3
+
+
+def caused_by_interrupt(error: BaseException) -> bool:
+    """Whether a Ctrl-C came while something was at work that made another error of it.
+
+    A compiled module that is being imported makes an :exc:`ImportError` of it.
+    """
+    return isinstance(error.__cause__ or error.__context__, KeyboardInterrupt)

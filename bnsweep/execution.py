@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bnsweep.errors import BnsweepError
+from bnsweep.errors import BnsweepError, caused_by_interrupt
 from bnsweep.names import DEFAULT_KERNEL
 from bnsweep.parameters import CUSTOM_NORM
 from bnsweep.positions import Positions
@@ -391,6 +391,10 @@ def _report(ledger: Ledger, tell: Callable[[str], None]) -> Report | None:
     except BnsweepError as error:
         tell(f"no report: {error}")
         return None
+    except Exception as error:
+        if caused_by_interrupt(error):
+            raise KeyboardInterrupt from error
+        raise
 
 
 def count_states(ledger: Ledger, trial_ids: Sequence[str]) -> dict[str, int]:

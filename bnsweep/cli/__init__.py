@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from bnsweep.errors import BnsweepError, SpecError
+from bnsweep.errors import BnsweepError, SpecError, caused_by_interrupt
 
 __all__ = ["main"]
 
@@ -106,9 +106,11 @@ def _call(found: argparse.Namespace) -> int:
             text = f"{len(error.mistakes)} mistakes; nothing was started\n{text}"
         print(f"bnsweep: {_harmless(text)}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("bnsweep: interrupted", file=sys.stderr)
-        return 3
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except (KeyboardInterrupt, Exception) as error:
+        if not (isinstance(error, KeyboardInterrupt) or caused_by_interrupt(error)):
+            raise
+        print("bnsweep: interrupted", file=sys.stderr)
+        return 3

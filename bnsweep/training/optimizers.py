@@ -65,14 +65,6 @@ class MemberOptimizer:
             if moment != "momentum" or any(given["momentum"])
         }
 
-    def step(self, gradients: Mapping[str, Tensor]) -> None:
-        """Make one update of every member.
-
-        Args:
-            gradients: Gradient of the members' summed loss by parameter name.
-        """
-        self.update(gradients, self.advance())
-
     def advance(self) -> dict[str, Tensor]:
         """Count one more update, and return what :meth:`update` scales rows by at it, ``[K, 1]`` each."""
         self._steps += 1
@@ -80,7 +72,12 @@ class MemberOptimizer:
 
     @torch.no_grad()
     def update(self, gradients: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> None:
-        """Make the update of the step that :meth:`advance` has counted."""
+        """Make the update of every member that :meth:`advance` has counted, which gave the ``factors``.
+
+        Args:
+            gradients: Gradient of the members' summed loss by parameter name.
+            factors: What rows are scaled by.
+        """
         update = self._sgd if self.kind == "sgd" else self._adam
         for name, parameter in self.params.items():
             update(name, self._rows(parameter), self._rows(gradients[name]), factors)

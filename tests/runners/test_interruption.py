@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bnsweep import api
+from bnsweep.cli import main
 from bnsweep.runners import FixedPacks, LocalRunner, WorkerContext
 from bnsweep.runners.failing import abandon_pack
 from bnsweep.runners.work import PackWorker
@@ -56,7 +57,7 @@ def test_ctrl_c_exits_with_3_and_running_again_goes_on(
         for line in process.stderr:
             if "packs; results in" in line:
                 break
-        time.sleep(4)
+        time.sleep(2)
         process.send_signal(number)
         began = time.monotonic()
         _, err = process.communicate(timeout=110)
@@ -70,6 +71,33 @@ def test_ctrl_c_exits_with_3_and_running_again_goes_on(
     assert subprocess.run(command, capture_output=True).returncode == 0
     assert outcomes(tmp_path / "parts" / "tiny") == outcomes(tmp_path / "whole" / "tiny")
     assert not list((tmp_path / "parts" / "tiny" / "packs").iterdir())
+
+
+def test_ctrl_c_in_an_import_is_ctrl_c(
+    tiny: dict[str, Any],
+    write_sweep: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(ledger: Ledger, weigh: Any) -> None:
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr("bnsweep.analysis.make_report", interrupted)
+    command = ["run", str(write_sweep(tiny)), "--in-process", "--storage", str(tmp_path)]
+    assert main(command) == 3
+    err = capsys.readouterr().err
+    assert "bnsweep: interrupted" in err
+    assert "Traceback" not in err
+
+
+def test_another_error_of_an_import_is_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(found: Any) -> int:
+        raise ImportError("initialization failed") from OSError("no such library")
+
+    monkeypatch.setattr("bnsweep.cli.plan_verb.call", broken)
+    with pytest.raises(ImportError, match="initialization failed"):
+        main(["plan", "sweep.yaml"])
 
 
 def open_ledger(content: dict[str, Any], storage: Path) -> tuple[Ledger, list[str]]:
@@ -143,16 +171,16 @@ def test_ctrl_c_between_two_updates_cuts_no_step_in_half(
     whole, packs = open_ledger(tiny, tmp_path / "whole")
     assert LocalRunner().run(FixedPacks(packs, whole), WorkerContext(str(whole.root)), lambda _: None)
 
-    real = MemberOptimizer.step
+    real = MemberOptimizer.update
     calls = []
 
-    def step(self: MemberOptimizer, gradients: Any) -> None:
+    def update(self: MemberOptimizer, *given: Any) -> None:
         calls.append(1)
         if len(calls) == 15:
             signal.raise_signal(signal.SIGINT)
-        real(self, gradients)
+        real(self, *given)
 
-    monkeypatch.setattr(MemberOptimizer, "step", step)
+    monkeypatch.setattr(MemberOptimizer, "update", update)
     ledger, packs = open_ledger(tiny, tmp_path / "parts")
     context = WorkerContext(str(ledger.root))
     assert not LocalRunner(step_seconds=0.0).run(FixedPacks(packs, ledger), context, lambda _: None)

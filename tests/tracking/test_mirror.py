@@ -402,11 +402,15 @@ def test_live_readings_then_a_killed_mirror_then_sync(ledger: Ledger, uri: str, 
     )
     mirror = start_mirror(ledger.root, uri)
     deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and mirror.alive() and not open_trials(uri):
+
+    def live() -> list[dict[str, float]]:
+        return [run.data.metrics for run in open_trials(uri) if run.info.run_name == "batch lr=0.1 seed=1"]
+
+    while time.monotonic() < deadline and mirror.alive() and "test_accuracy" not in (live() or [{}])[0]:
         time.sleep(0.5)
     assert mirror.alive(), mirror.log.read_text()
-    (live,) = open_trials(uri)
-    assert live.info.run_name == "batch lr=0.1 seed=1" and live.data.metrics["test_accuracy"] == 0.6
+    (metrics,) = live()
+    assert metrics["test_accuracy"] == 0.6
     os.kill(mirror.pid, signal.SIGKILL)
     summary = mirror.finish(200)  # starts it again
     assert (summary.exported, summary.complete) == (1, True), summary

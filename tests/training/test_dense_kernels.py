@@ -28,7 +28,7 @@ def pair(packs, kernel, network, steps=0, *, samples=40, **parameters):
         for value in stack.optimizer.params.values():  # away from the norms' neutral start
             value.add_(0.1 * torch.randn(value.shape, dtype=value.dtype, generator=generator))
         for step in range(steps):
-            stack.optimizer.step(stack.gradients(step).gradients)
+            stack.update(step)
     return stacks
 
 
@@ -115,8 +115,7 @@ def test_probes_measure_on_points_what_they_measure_on_samples(packs, norm):
     readings = []
     for stack in stacks:
         snapshot = stack.snapshot(3, stack.trials[0].probes)
-        done = stack.gradients(3)
-        stack.optimizer.step(done.gradients)
+        done = stack.update(3)
         rows = stack.measure(snapshot, done)
         readings.append([{(name, layer): value for name, layer, value in own} for own in rows])
     for mine, theirs in zip(*readings, strict=True):

@@ -43,6 +43,10 @@ def stack(members):
     return {name: torch.cat([member[name] for member in members]) for name in SHAPES}
 
 
+def updated(optimizer, gradients):
+    optimizer.update(gradients, optimizer.advance())
+
+
 def reference(settings, params, decayed):
     """Make torch's own optimizer of one member; what is not decayed is a group without decay."""
     s = settings
@@ -65,7 +69,7 @@ def both(members, decayed, steps, dtype):
     references = [reference(s, p, decayed) for s, p in zip(members, alone, strict=True)]
     for step in range(steps):
         gradients = [draw(1000 + 100 * k + step, dtype) for k in range(len(members))]
-        optimizer.step(stack(gradients))
+        updated(optimizer, stack(gradients))
         for own, torch_optimizer, gradient in zip(alone, references, gradients, strict=True):
             for name, value in own.items():
                 value.grad = gradient[name]
@@ -92,7 +96,7 @@ def test_first_adam_step_is_the_sign_of_the_gradient():
     params = {"w": torch.zeros(2, 3)}
     settings = [ADAM | {"lr": lr, "adam_eps": 1e-30} for lr in (0.5, 0.25)]
     gradient = torch.tensor([[1e-3, -7.0, 2.0], [5.0, 1.0, -1e-6]])
-    MemberOptimizer(params, settings, []).step({"w": gradient})
+    updated(MemberOptimizer(params, settings, []), {"w": gradient})
     expected = torch.tensor([[-0.5, 0.5, -0.5], [-0.25, -0.25, 0.25]])
     torch.testing.assert_close(params["w"], expected, rtol=1e-6, atol=0)
 
@@ -106,9 +110,9 @@ def test_a_member_is_bit_for_bit_what_it_is_alone(case):
     single = [MemberOptimizer(p, [s], WEIGHTS) for p, s in zip(alone, members, strict=True)]
     for step in range(20):
         gradients = [draw(1000 + 100 * k + step, torch.float64) for k in range(len(members))]
-        together.step(stack(gradients))
+        updated(together, stack(gradients))
         for optimizer, gradient in zip(single, gradients, strict=True):
-            optimizer.step(gradient)
+            updated(optimizer, gradient)
     assert all(torch.equal(mine[name], stack(alone)[name]) for name in SHAPES)
 
 
@@ -116,8 +120,8 @@ def test_without_momentum_and_decay_infinity_is_forgotten_beside_members_that_ha
     settings = [SGD | {"lr": 1.0}, SGD | {"lr": 1.0, "momentum": 0.9, "weight_decay": 0.1}]
     params = {"w": torch.tensor([[1.0, math.inf], [1.0, 1.0]])}
     optimizer = MemberOptimizer(params, settings, ["w"])
-    optimizer.step({"w": torch.tensor([[math.inf, 1.0], [1.0, 1.0]])})
-    optimizer.step({"w": torch.ones(2, 2)})
+    updated(optimizer, {"w": torch.tensor([[math.inf, 1.0], [1.0, 1.0]])})
+    updated(optimizer, {"w": torch.ones(2, 2)})
     assert params["w"][0].tolist() == [-math.inf, math.inf]
 
 
@@ -130,7 +134,7 @@ def test_a_member_that_is_not_finite_leaves_the_others_alone():
         for params, first in ((healthy, gradient), (ill, nan)):
             optimizer = MemberOptimizer(params, case, WEIGHTS)
             for _ in range(3):
-                optimizer.step(stack([first, *[gradient] * (len(case) - 1)]))
+                updated(optimizer, stack([first, *[gradient] * (len(case) - 1)]))
         for name, shape in SHAPES.items():
             assert torch.equal(healthy[name][shape[0] :], ill[name][shape[0] :])
 
@@ -139,7 +143,7 @@ def test_a_member_that_is_not_finite_leaves_the_others_alone():
 def test_state_is_a_copy_and_round_trips(case):
     def steps(optimizer, first, last):
         for step in range(first, last):
-            optimizer.step(stack([draw(100 * k + step, torch.float64) for k in range(3)]))
+            updated(optimizer, stack([draw(100 * k + step, torch.float64) for k in range(3)]))
 
     params = stack([draw(k, torch.float64) for k in range(3)])
     optimizer = MemberOptimizer(params, MEMBERS[case], WEIGHTS)
@@ -158,12 +162,12 @@ def test_take_copies_the_chosen_members():
     optimizer = MemberOptimizer(params, members, WEIGHTS)
     gradients = [[draw(100 * k + step, torch.float64) for k in range(3)] for step in range(6)]
     for gradient in gradients[:3]:
-        optimizer.step(stack(gradient))
+        updated(optimizer, stack(gradient))
     chosen = {name: value.unflatten(0, (3, -1))[[2, 0]].flatten(0, 1) for name, value in params.items()}
     fewer = MemberOptimizer(chosen, [members[2], members[0]], WEIGHTS)
     fewer.take(optimizer, [2, 0])
     for gradient in gradients[3:]:
-        optimizer.step(stack(gradient))
-        fewer.step(stack([gradient[2], gradient[0]]))
+        updated(optimizer, stack(gradient))
+        updated(fewer, stack([gradient[2], gradient[0]]))
     for name, value in params.items():
         assert torch.equal(chosen[name], value.unflatten(0, (3, -1))[[2, 0]].flatten(0, 1))

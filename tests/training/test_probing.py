@@ -26,10 +26,9 @@ def made_step(packs, network, members=3, step=1, **settings):
     stack = MemberStack(trials, packs.make_trainer(trials).dataset, kernel="grouped")
     stack.initialize()
     for earlier in range(step):
-        stack.optimizer.step(stack.gradients(earlier).gradients)
+        stack.update(earlier)
     snapshot = stack.snapshot(step, {})
-    done = stack.gradients(step)
-    stack.optimizer.step(done.gradients)
+    done = stack.update(step)
     x, y = stack.batches.inputs(step)
     noise, levels = stack.batches.noise(step), stack.batches.levels
     return SimpleNamespace(
